@@ -24,11 +24,11 @@ from simyard.cli.shared import (
     open_site_store,
     read_request,
 )
-from simyard.cli.sweep_views import best, follow, show, watch
+from simyard.cli.sweep_views import best, follow, say_ending, show, watch
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from simyard.core.sweep_records import SweepResult, SweepState
+    from simyard.core.sweep_records import SweepState
     from simyard.requests.settings import MachineSettings
     from simyard.requests.sweeps import SweepRequest
     from simyard.store.store import Store
@@ -156,7 +156,7 @@ def _drive(
             code="sweep_interrupted",
             advice=f"What is done is kept. Go on: simyard sweep resume {sweep_id} --wait --store {reference}.",
         )
-    _say_ending(result, live)
+    say_ending(result, live)
     return result
 
 
@@ -176,20 +176,6 @@ def _checked(resolved: ResolvedSweep, store: Store, sessions: Sessions, live: Li
     with live.waiting("checking the values"):
         versions = check_values(resolved, store, sessions)
     return replace(resolved, spec=replace(resolved.spec, versions=versions))
-
-
-def _say_ending(result: SweepResult, live: LiveLine) -> None:
-    """Print the result of a sweep, and where its report is."""
-    from simyard.tasks.shared.usage import cost_in_words
-    from simyard.tasks.sweeps import record
-
-    live.say(f"{result.status}: {record.summary(result)}")
-    if error := result.error:
-        live.say(f"error:       {error.message}\nadvice:      {error.advice}")
-    live.say(f"sweep:       {result.sweep_id}")
-    if result.cost.gpu_seconds:
-        live.say(f"cost:        {cost_in_words(result.cost)}")
-    live.say(f"report:      {result.store}/artifacts/report.md")
 
 
 @sweep.command()

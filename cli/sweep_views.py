@@ -18,12 +18,14 @@ from simyard.cli.shared import EXITS, JSON, STORE, Command, emit, open_site_stor
 from simyard.core.errors import EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from simyard.core.sweep_records import Setting, SweepState, SweepVerdict
+    from simyard.core.sweep_records import Interval, Setting, SweepResult, SweepState, SweepVerdict
     from simyard.store.store import Store
     from simyard.tasks.sweeps.best import BestOfSweep
 
 MOST_SHOWN = 50
 """Settings in the table of `sweep show`, the best of them; `--json` has all."""
+MOST_AT_END = 10
+"""The same of a sweep that has just ended; `sweep show` has more."""
 _SWEEP = click.argument("sweep_id")
 
 
@@ -70,31 +72,33 @@ def _counted(settings: Sequence[Setting]) -> str:
 
 
 def ranking(verdict: SweepVerdict, most: int) -> str:
-    """Return the verdict's table as text: the best settings, a column for each parameter."""
+    """Return the verdict's table as text: the best settings, a column for each parameter and two for each objective."""
     rows = verdict.table[:most]
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     short = [name.rpartition(".")[2] for name in names]
     titles = [name if short.count(end) > 1 else end for name, end in zip(names, short, strict=True)]
-    others = verdict.metrics[1:] if verdict.metrics else ()
+    metrics = verdict.metrics or ("MEAN",)
     cells = []
     for row in rows:
-        value = row.value
-        bounds = "" if value is None or value.low is None else f"[{value.low:.4g}, {value.high:.4g}]"
+        means = [part for one in row.measured for part in (f"{one.mean:.4g}", _bounds(one))]
         failed = f", {row.failed} failed" if row.failed else ""
         cells.append([
             row.rank, row.number, *(_cell(row.values.get(name)) for name in names),
-            "not measured" if value is None else f"{value.mean:.4g}", bounds,
-            *(f"{other.mean:.4g}" for other in row.others or ()), *([""] * (len(others) - len(row.others or ()))),
-            *(["yes" if row.on_front else ""] if others else []),
-            f"{value.n if value else 0} of {row.seeds}{failed}", row.iterations or "", row.state,
+            *(means or ["not measured", *[""] * (2 * len(metrics) - 1)]),
+            *(["yes" if row.on_front else ""] if verdict.metrics else []),
+            f"{row.value.n if row.value else 0} of {row.seeds}{failed}", row.iterations or "", row.state,
         ])  # fmt: skip
-    first = verdict.metrics[0] if verdict.metrics else "MEAN"
     heads = [
-        ">RANK", ">SETTING", *(f">{title}" for title in titles), f">{first}", "95 %", *(f">{name}" for name in others),
-        *(["FRONT"] if others else []), "SEEDS", ">ITERATIONS", "STATE",
+        ">RANK", ">SETTING", *(f">{title}" for title in titles),
+        *(head for metric in metrics for head in (f">{metric}", "95 %")),
+        *(["FRONT"] if verdict.metrics else []), "SEEDS", ">ITERATIONS", "STATE",
     ]  # fmt: skip
     more = len(verdict.table) - len(rows)
     return text_table(heads, cells) + (f"\nand {more} more: --json has all" if more else "")
+
+
+def _bounds(value: Interval) -> str:
+    return "" if value.low is None else f"[{value.low:.4g}, {value.high:.4g}]"
 
 
 def _cell(value: Any) -> str:
@@ -130,9 +134,7 @@ def follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
         if new:  # each change of a setting is followed by an event
             settings = record.settings(store, sweep_id)
         if isinstance(known, SweepResult):
-            if known.verdict and known.verdict.table:
-                live.say(ranking(known.verdict, 10))
-            live.say(f"{known.status}: {record.summary(known)}\nreport:      {known.store}/artifacts/report.md")
+            say_ending(known, live)
             return known
         if known.status == "interrupted":
             live.say(f"{sweep_id}: no process drives it any more. Go on: simyard sweep resume {sweep_id}")
@@ -140,6 +142,22 @@ def follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
         # On a terminal one line that is rewritten; elsewhere a line now and then: what stands before the colon is new.
         live.stage(f"{known.status}: {standing(known, settings)}")
         time.sleep(POLL_S)
+
+
+def say_ending(result: SweepResult, live: LiveLine) -> None:
+    """Print the result of a sweep: the best settings ranked, the verdict, and where its report is."""
+    from simyard.tasks.shared.usage import cost_in_words
+    from simyard.tasks.sweeps import record
+
+    if result.verdict and result.verdict.table:
+        live.say(ranking(result.verdict, MOST_AT_END))
+    live.say(f"{result.status}: {record.summary(result)}")
+    if error := result.error:
+        live.say(f"error:       {error.message}\nadvice:      {error.advice}")
+    live.say(f"sweep:       {result.sweep_id}")
+    if result.cost.gpu_seconds:
+        live.say(f"cost:        {cost_in_words(result.cost)}")
+    live.say(f"report:      {result.store}/artifacts/report.md")
 
 
 def standing(known: SweepState, settings: Sequence[Setting]) -> str:
@@ -154,7 +172,10 @@ def standing(known: SweepState, settings: Sequence[Setting]) -> str:
     if any(rungs):
         parts.append(f"at rungs {'/'.join(str(rungs.count(rung)) for rung in range(max(rungs) + 1))}")
     parts += [f"{known.running} running", f"{known.pruned} pruned"]
-    parts.append("nothing measured" if known.best is None else f"best {known.best:.4g}")
+    if known.verdict and (front := [row for row in known.verdict.table if row.on_front]):
+        parts.append(f"{len(front)} on the Pareto front")
+    else:
+        parts.append("nothing measured" if known.best is None else f"best {known.best:.4g}")
     if known.cost:
         parts.append(cost_in_words(known.cost))
     if known.seconds_left is not None:
@@ -183,6 +204,7 @@ def _usd_left(known: Any) -> float | None:
 def best(sweep_id: str, store: str | None, config: Path | None, as_json: bool) -> None:
     """Name the best setting, and write the config to train it again.
 
+    Of several objectives it is the best by the first of them; `sweep show` has the whole Pareto front.
     The config has the setting's values among its overrides, the seed that did best, and the iterations.
     """
     from simyard.core.files import replacing
@@ -196,14 +218,17 @@ def best(sweep_id: str, store: str | None, config: Path | None, as_json: bool) -
 
 
 def _best_in_words(found: BestOfSweep, config: Path | None) -> str:
-    from simyard.tasks.shared.documents import interval
-
-    value = found.value
-    bounds = "" if value.low is None or value.high is None else f", 95 % interval {interval((value.low, value.high))}"
-    values = [f"  {name} = {_cell(value)}" for name, value in found.values.items()]
+    means = [
+        f"{one.mean:.4g} over {one.n} seed{'s' * (one.n != 1)}{bounds and f', 95 % interval {bounds}'}"
+        for one in (found.value, *(found.others or ()))
+        for bounds in (_bounds(one),)
+    ]
+    if found.metrics:
+        means = [f"{metric} {mean}" for metric, mean in zip(found.metrics, means, strict=True)]
     return "\n".join([
-        f"setting {found.number}: {value.mean:.4g} over {value.n} seed{'s' * (value.n != 1)}{bounds}",
-        *values,
+        f"setting {found.number}: {means[0]}",
+        *(f"  and {mean}" for mean in means[1:]),
+        *(f"  {name} = {_cell(value)}" for name, value in found.values.items()),
         found.sentence,
         f"best seed:   {found.seed} ({found.seed_value:.4g}), {found.iterations} iterations",
         f"job:         {found.job_id}",

@@ -38,6 +38,11 @@ class SeedRun(Wire):
     found: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
     """Those of its jobs that were there before the sweep, or belong to the setting that it copied; None for none."""
 
+    @property
+    def measured(self) -> tuple[float, ...]:
+        """The values of all objectives, in order; empty where nothing was measured."""
+        return () if self.value is None else (self.value, *(self.others or ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Copied(Wire):
@@ -69,6 +74,10 @@ class Setting(Wire):
     """Of `hyperband`: which of its brackets it is in, counted from 0, the one with the shortest first rung first."""
     copies: tuple[Copied, ...] | None = field(default=None, metadata=ABSENT)
     """Of a population: when it took up the state of others; None where it never did."""
+
+    def outcome(self, run: SeedRun) -> str:
+        """Return the status of a training of it for people: of a pruned setting nothing waits any more."""
+        return "pruned" if self.state == "pruned" and run.status == "waiting" else run.status
 
     @property
     def value(self) -> float | None:
@@ -140,6 +149,11 @@ class RankedSetting(Wire):
     """Of several objectives all but the first, in order; None where there is one, or no seed was measured."""
     on_front: bool | None = field(default=None, metadata=ABSENT)
     """Of several objectives whether it is on the Pareto front; None where there is one."""
+
+    @property
+    def measured(self) -> tuple[Interval, ...]:
+        """The means of all objectives, in order; empty where no seed was measured."""
+        return () if self.value is None else (self.value, *(self.others or ()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ MOST_BYTES = 2_000_000
 _SAID = {
     pictures.CURVES: "Curves: a line a setting, its band from the lowest seed to the highest",
     pictures.PARALLEL: "Settings and what they reached, one line each",
+    pictures.FRONT: "The Pareto front: settings by their objectives, with 95 % intervals",
     pictures.IMPORTANCE: "Importance of the parameters",
 }
 
@@ -67,15 +68,16 @@ def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLink
     settings = {one.number: one for one in record.settings(store, sweep_id)}
 
     # The table at the top.
+    metrics = asked.metrics
     facts = [
         *(
-            ("objective", f"{one.metric or asked.metric}, {'more' if one.mode == 'max' else 'less'} is better")
-            for one in asked.sweep.objectives
+            ("objective", f"{metric}, {'more' if one.mode == 'max' else 'less'} is better")
+            for metric, one in zip(metrics, asked.sweep.objectives, strict=True)
         ),
         ("seeds", ", ".join(map(str, asked.seeds[:10])) + (" …" if len(asked.seeds) > 10 else "")),
         ("sampler", asked.sweep.sampler),
         ("scheduler", asked.sweep.scheduler.kind),
-        *_progress(known),
+        *_progress(known, metrics),
         ("GPU time", span(known.cost.gpu_seconds if known.cost else None)),
         ("cost, USD", known.cost.usd if known.cost else None),
         ("sent", moment(known.created_at)),
@@ -89,7 +91,7 @@ def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLink
     return TEMPLATES.render(
         "sweep.html.j2",
         title=f"{known.name}: {answer.status}", nonce=nonce, reload_ms=None if has_ended else RELOAD_MS,
-        answer=answer, known=known, facts=facts, metric=asked.metric, description=asked.description,
+        answer=answer, known=known, facts=facts, metrics=metrics, description=asked.description,
         most=known.most_settings if isinstance(known, SweepProgress) else None,
         runs=runs, hidden=len(table) - len(runs), names={row.number: values_in_words(row.values) for row, _ in runs},
         pictures=_shown_pictures(store, sweep_id), settings=json.dumps(asked.model_dump(
@@ -118,13 +120,14 @@ def _comparisons(ranked: Sequence[Setting], links: SweepLinks) -> list[tuple[str
     return [(said, links.comparison(jobs)) for said, jobs in alone if len(jobs) > 1]
 
 
-def _progress(known: SweepProgress | SweepResult) -> list[tuple[str, object]]:
+def _progress(known: SweepProgress | SweepResult, metrics: Sequence[str]) -> list[tuple[str, object]]:
     """Return what tells how far a sweep has come, or how it ended."""
     if isinstance(known, SweepResult):
         return [("settings", known.settings), ("ended by", known.ended_by), ("jobs that ran", known.jobs)]
     return [
         ("settings", f"{known.settings} of {known.most_settings}"), ("running", known.running),
-        ("pruned", known.pruned), ("best so far", known.best), ("time left", span(known.seconds_left)),
+        ("pruned", known.pruned), (f"best {metrics[0]} so far" if metrics[1:] else "best so far", known.best),
+        ("time left", span(known.seconds_left)),
     ]  # fmt: skip
 
 

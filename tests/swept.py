@@ -29,6 +29,14 @@ CONFIG: dict[str, Any] = {
     },
 }  # fmt: skip
 """A grid with the rungs 20 and 60, of which a third goes on."""
+OF_TWO: dict[str, Any] = CONFIG | {
+    "sweep": {
+        "parameters": {RATE: {"values": [0.0003, 0.001, 0.003]}, ENTROPY: {"values": [0.0, 0.01]}},
+        "seeds": 2, "parallel": 1,
+        "objective": [{"metric": "Train/mean_reward"}, {"metric": "Train/mean_episode_length", "mode": "min"}],
+    },
+}  # fmt: skip
+"""The same grid by two objectives, of which `lengths` is the second."""
 DIVERGED = Failure(code="diverged", category=Category.USER, message="The policy diverged.", advice="Lower the rate.")
 
 
@@ -38,6 +46,11 @@ def returns(values: dict[str, Any], seed: int, iterations: int) -> float | None:
         return None
     off = math.log10(values.get(RATE, 0.001) / 0.001)
     return (5 - 4 * off**2 - 10 * values.get(ENTROPY, 0.0) + 0.05 * (seed % 3)) * (1 - math.exp(-iterations / 20))
+
+
+def lengths(values: dict[str, Any], seed: int) -> float:
+    """Return the second objective of a training: least with a rate of 0.0003."""
+    return 100 + 1e5 * values[RATE] + seed % 3
 
 
 def put_sweep(
@@ -58,13 +71,14 @@ def put_sweep(
             for piece in pieces:
                 if trainings is not None and done >= trainings:
                     return resolved.spec.sweep_id
-                loop.take(piece, _trained(store, loop.state.members[piece.setting].values, piece, value))
+                values, of_two = loop.state.members[piece.setting].values, len(loop.asked.metrics) > 1
+                loop.take(piece, _trained(store, values, piece, value, of_two=of_two))
                 done += 1
         loop.conclude()
     return resolved.spec.sweep_id
 
 
-def _trained(store: Store, values: dict[str, Any], piece: Piece, value: Any) -> SeedRun:
+def _trained(store: Store, values: dict[str, Any], piece: Piece, value: Any, *, of_two: bool) -> SeedRun:
     """Return how a training went, and put its curve into the store."""
     job_id, reached = keys.new_job_id(), value(values, piece.seed, piece.iterations)
     begin = piece.earlier.iterations if piece.earlier else 0
@@ -74,5 +88,6 @@ def _trained(store: Store, values: dict[str, Any], piece: Piece, value: Any) -> 
     return SeedRun(
         seed=piece.seed, jobs=(*(piece.earlier.jobs if piece.earlier else ()), job_id), iterations=piece.iterations,
         status="failed" if reached is None else "succeeded" if piece.is_last else "waiting", value=reached,
+        others=(lengths(values, piece.seed),) if of_two and reached is not None else None,
         failure=DIVERGED if reached is None else None, gpu_seconds=10.0 * (piece.iterations - begin),
     )  # fmt: skip

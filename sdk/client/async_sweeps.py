@@ -46,7 +46,7 @@ class SweepRecord(TypedDict):
     pruned: int | None
     """Settings that the scheduler ended early; None once it has ended."""
     best: float | None
-    """The best setting's mean so far; None where nothing was measured."""
+    """The best setting's mean so far, of several objectives by the first; None where nothing was measured."""
     best_setting: int | None
     """Its number."""
     seconds_left: float | None
@@ -60,7 +60,7 @@ class SweepRecord(TypedDict):
     estimated_usd: NotRequired[float | None]
     """Price of the estimate, in USD."""
     verdict: dict[str, Any] | None
-    """The ranking so far, the comparison of the best two, and a sentence."""
+    """The ranking so far, the comparison of the best two or the Pareto front, and a sentence."""
     ended_by: str | None
     """Reason of the end: `done`, `target`, a budget's name, `canceled` or `failed`."""
     error: str | None
@@ -96,7 +96,11 @@ class BestRecord(TypedDict):
     values: dict[str, Any]
     """Value of each parameter by its path."""
     value: dict[str, Any]
-    """The objective over its seeds: `mean`, `low`, `high` and `n`."""
+    """The objective over its seeds, of several the first: `mean`, `low`, `high` and `n`."""
+    others: NotRequired[list[dict[str, Any]]]
+    """Of several objectives all but the first, in order."""
+    metrics: NotRequired[list[str]]
+    """Metrics of several objectives, in order."""
     seed: int
     """Of the training of it that did best."""
     job_id: str
@@ -212,7 +216,7 @@ class AsyncSweeps:
 
         Args:
             sweep_id: The sweep.
-            name: `report.md`, `curves.png`, `parallel.png` or `importance.png`.
+            name: `report.md`, `curves.png`, `parallel.png`, `front.png` or `importance.png`.
             path: The file; its folder is made if need be.
 
         Raises:

@@ -119,7 +119,7 @@ class Sweeps:
 
         Args:
             sweep_id: The sweep.
-            name: `report.md`, `curves.png`, `parallel.png` or `importance.png`.
+            name: `report.md`, `curves.png`, `parallel.png`, `front.png` or `importance.png`.
             path: The file; its folder is made if need be.
 
         Raises:

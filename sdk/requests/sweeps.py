@@ -376,9 +376,15 @@ class SweepRequest(TrainRequest):
         return tuple((first + index) % 2**31 for index in range(self.sweep.seeds))
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of all objectives, in order; the library's mean reward where none is named."""
+        reward = get_library(self.training_config.rl_library).reward_tag
+        return tuple(one.metric or reward for one in self.sweep.objectives)
+
+    @property
     def metric(self) -> str:
-        """The objective's metric, the library's mean reward where none is named."""
-        return self.sweep.main.metric or get_library(self.training_config.rl_library).reward_tag
+        """The metric of the objective, of several the first."""
+        return self.metrics[0]
 
     def training(
         self, values: Mapping[str, Any], seed: int, *, iterations: int | None = None, resume: Resume | None = None

@@ -7,19 +7,16 @@ is done, finds rollouts and calls of the trainer under the same names, and goes 
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from simyard.core.errors import DISK_FULL, Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.records import Ended, Estimate, JobResult, this_process
 from simyard.core.run_records import (
     DriverStatus,
-    Event,
     IterationCounts,
     IterationRecord,
     RunResult,
@@ -29,7 +26,6 @@ from simyard.core.run_records import (
 from simyard.core.specs import JobSpec
 from simyard.core.wire import now_ms
 from simyard.requests.settings import MachineSettings
-from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
 from simyard.tasks import launch
@@ -45,14 +41,10 @@ from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, 
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
-from simyard.tasks.shared.control import PULSE_S, Control, LoopObserver, refuse_second_driver
+from simyard.tasks.shared.control import PULSE_S, Driver, LoopObserver, refuse_second_driver
 from simyard.tasks.shared.estimates import estimate, known
-from simyard.tasks.shared.events import Events
-from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.stage import stage
 
-BEAT_S = 3.0
-"""Seconds between two heartbeats."""
 _NO_OUTCOME = Failure(
     code="no_outcome", category=Category.INFRA, message="The call of the trainer left no outcome.", advice=""
 )
@@ -62,8 +54,10 @@ class RunEndedError(Exception):
     """The run may begin nothing more; the text names the policy."""
 
 
-class Loop:
+class Loop(Driver):
     """One process's hold on a run; `with` begins and ends its heartbeat."""
+
+    NOUN = "run"
 
     def __init__(self, spec: RunSpec, store: Store, machine: MachineSettings, observer: LoopObserver) -> None:
         """Read the run's progress.
@@ -71,54 +65,23 @@ class Loop:
         Raises:
             RequestError: If it has ended, or another process drives it.
         """
+        _refuse_second_driver(spec.run_id, store)
         self.spec = spec
         self.asked = spec.asked
-        self.store = store
         self.keys = RunKeys(spec.run_id)
-        _refuse_second_driver(spec.run_id, store)
+        super().__init__(store, self.keys, record.EVENT_TYPES, observer)
         self.iterations = record.iterations(store, spec.run_id)
         self.lineage = Lineage(spec, store, self.iterations)
         self.ledger = Ledger(spec, store, self.iterations)
-        self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
-        self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
         self.ended_by: str | None = None
         """The policy that ends the run, once one does."""
         self._machine = machine
-        self._on_stage = observer.on_stage
-        self._stage = "starting"
         self._refused: Failure | None = None
         self._iteration_began = time.monotonic()
         self._rollouts_done: float | None = None
-        self._is_paused = False
         self._in_progress = 0
         self._lock = threading.Lock()
-        self._with = ExitStack()
-
-        # The first event says when the run began; a process that finds it resumes the run.
-        first = store.get_record_or_none(self.keys.event(1), Event)
-        if first is None:
-            self._started = datetime.now(UTC)
-            message = f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most."
-            self.events.record("run.started", "", message)
-        else:
-            self._started = datetime.fromisoformat(first.created_at)
-            message = f"Process {os.getpid()} on {platform.node()} goes on."
-            self.events.record("run.taken_up", str(time.time_ns()), message)
-
-    def __enter__(self) -> Loop:
-        beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
-        beating.write()  # from here on nobody else may drive the run
-        self._with.enter_context(beating)
-        self._with.enter_context(self.control)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._with.close()
-
-    def show(self, stage: str) -> None:
-        """Set the current stage, and pass it to the observer."""
-        self._stage = stage
-        self._on_stage(JobProgress(stage=stage))
+        self._started = self.take_up(f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most.")
 
     # What may be begun
 
@@ -134,14 +97,9 @@ class Loop:
             seconds = (datetime.now(UTC) - self._started).total_seconds()
             if policy := stop_policies.before_dispatch(self.asked, seconds, self.ledger.credits):
                 raise RunEndedError(policy)
-            is_paused = self.control.desired == "pause"
             with self._lock:
-                if is_paused != self._is_paused:
-                    self._is_paused = is_paused
-                    change = "paused" if is_paused else "resumed"
-                    self.events.record(f"run.{change}", str(time.time_ns()), f"The run was {change}.")
-            if not is_paused:
-                return
+                if not self.is_paused():
+                    return
             time.sleep(PULSE_S)
 
     def check(self, executor: Executor) -> None:

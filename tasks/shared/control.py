@@ -5,11 +5,16 @@ Somebody's desired state is one object of the store, which any command or servic
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Literal
+from datetime import UTC, datetime
+from typing import ClassVar, Literal, Self
 
 from simyard.core.errors import Failure, RequestError, SimyardError
 from simyard.core.records import Heartbeat
@@ -17,15 +22,19 @@ from simyard.core.run_records import DesiredStateMark, DriverStatus, Event, RunR
 from simyard.core.sweep_records import SweepResult, SweepStatus
 from simyard.core.wire import now
 from simyard.runner.progress import JobProgress
+from simyard.store.keys import DrivenKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
-from simyard.tasks.shared.heartbeat import PATIENCE
+from simyard.tasks.shared.events import Events
+from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 
 DesiredState = Literal["run", "pause", "cancel"]
 DrivenStatus = Literal["queued", "running", "paused", "interrupted"]
 """Of what has not ended: no process drives it yet, one does, it waits, or none does any more."""
 PULSE_S = 0.5
 """Seconds between two reads of the desired state."""
+BEAT_S = 3.0
+"""Seconds between two heartbeats."""
 _PRECEDENCE: tuple[DesiredState, ...] = ("run", "pause", "cancel")
 """Of two that were asked for, the later one here counts."""
 
@@ -151,3 +160,71 @@ class Control:
             with suppress(SimyardError):
                 states = desired_state_at(self._store, self._key), self._asked()
                 self.desired = max(states, key=_PRECEDENCE.index)
+
+
+class Driver(ABC):
+    """One process's hold on a managed run or a sweep; `with` begins and ends its heartbeat."""
+
+    NOUN: ClassVar[Literal["run", "sweep"]]
+    """In events and messages."""
+
+    def __init__(self, store: Store, keys: DrivenKeys, types: Mapping[str, str], observer: LoopObserver) -> None:
+        """Read what happened; nothing is written yet.
+
+        Args:
+            store: The store of the run.
+            keys: Its keys.
+            types: Every `event_type` that it has, and what it means.
+            observer: The caller's side.
+        """
+        self.store = store
+        self.control = Control(store, keys.desired_state, observer.is_canceled, observer.desired_state)
+        self.events = Events(store, keys, types, observer.on_event)
+        self._driven = keys
+        self._on_stage = observer.on_stage
+        self._stage = "starting"
+        self._is_paused = False
+        self._with = ExitStack()
+
+    def __enter__(self) -> Self:
+        beating = HeartbeatWriter(self.store, self._driven.status, self._status, BEAT_S)
+        beating.write()  # from here on nobody else may drive it
+        self._with.enter_context(beating)
+        self._with.enter_context(self.control)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._with.close()
+
+    @abstractmethod
+    def _status(self) -> Heartbeat:
+        """Return the heartbeat."""
+
+    def take_up(self, begins: str) -> datetime:
+        """Write that it begins, or that this process goes on with it; return the time at which it began.
+
+        Args:
+            begins: The message of the first event.
+        """
+        first = self.store.get_record_or_none(self._driven.event(1), Event)
+        if first is None:
+            self.events.record(f"{self.NOUN}.started", "", begins)
+            return datetime.now(UTC)
+        message = f"Process {os.getpid()} on {platform.node()} goes on."
+        self.events.record(f"{self.NOUN}.taken_up", str(time.time_ns()), message)
+        return datetime.fromisoformat(first.created_at)
+
+    def show(self, stage: str) -> None:
+        """Set the current stage, and pass it to the observer."""
+        if stage != self._stage:
+            self._stage = stage
+            self._on_stage(JobProgress(stage=stage))
+
+    def is_paused(self) -> bool:
+        """Return whether it is paused now; a change is an event."""
+        is_paused = self.control.desired == "pause"
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            change = "paused" if is_paused else "resumed"
+            self.events.record(f"{self.NOUN}.{change}", str(time.time_ns()), f"The {self.NOUN} was {change}.")
+        return is_paused

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.sweep_records import Interval
-from simyard.core.wire import Wire
+from simyard.core.wire import ABSENT, Wire
 from simyard.store.store import Store
 from simyard.tasks.sweeps import record
 from simyard.tasks.sweeps.plan import load_sweep
@@ -23,7 +23,11 @@ class BestOfSweep(Wire):
     values: dict[str, Any]
     """Value of each parameter by its path."""
     value: Interval
-    """The objective over its seeds."""
+    """The objective over its seeds; of several the first."""
+    others: tuple[Interval, ...] | None = field(default=None, metadata=ABSENT)
+    """Of several objectives all but the first, in order; None of one."""
+    metrics: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Metrics of several objectives, in order; None of one."""
     seed: int
     """Of the training of it that did best."""
     seed_value: float
@@ -33,7 +37,7 @@ class BestOfSweep(Wire):
     iterations: int
     """Iterations of it."""
     sentence: str
-    """Whether the setting is better than the others, in words."""
+    """Whether the setting is better than the others, in words; of several objectives the Pareto front."""
     config: dict[str, Any]
     """The config to train it again, with this seed from the beginning."""
 
@@ -70,6 +74,8 @@ def best_of(store: Store, sweep_id: str) -> BestOfSweep:
         number=first.number,
         values=first.values,
         value=value,
+        others=first.others,
+        metrics=verdict.metrics,
         seed=run.seed,
         seed_value=run.value,
         job_id=run.jobs[-1],

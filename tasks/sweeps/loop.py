@@ -8,10 +8,8 @@ the loop itself; `state.py` has what follows from the decisions.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,30 +17,26 @@ from typing import Any
 from simyard.core.errors import GPU_OUT_OF_MEMORY, Failure, RequestError, SimyardError, StoreError
 from simyard.core.files import scratch
 from simyard.core.records import Ended, Estimate, this_process
-from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
 from simyard.core.wire import now_ms
-from simyard.runner.progress import JobProgress
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import usage
-from simyard.tasks.shared.control import Control, LoopObserver, refuse_second_driver
-from simyard.tasks.shared.events import Events
-from simyard.tasks.shared.heartbeat import HeartbeatWriter
+from simyard.tasks.shared.control import Driver, LoopObserver, refuse_second_driver
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
 from simyard.tasks.sweeps.plan import UNKNOWN_METRIC, ResolvedSweep, SweepSpec, load_sweep
 from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
-
-BEAT_S = 3.0
-"""Seconds between two heartbeats."""
+from simyard.tasks.sweeps.verdict import judge, values_in_words
 
 
-class Loop:
+class Loop(Driver):
     """One process's hold on a sweep; `with` begins and ends its heartbeat."""
+
+    NOUN = "sweep"
 
     def __init__(self, spec: SweepSpec, store: Store, observer: LoopObserver, *, in_pool: bool = False) -> None:
         """Read the sweep's progress.
@@ -50,20 +44,15 @@ class Loop:
         Raises:
             RequestError: If it has ended, or another process drives it.
         """
+        _refuse_second_driver(spec.sweep_id, store)
         self.spec = spec
         self.asked = spec.asked
-        self.store = store
         self.keys = SweepKeys(spec.sweep_id)
-        _refuse_second_driver(spec.sweep_id, store)
-        self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
-        self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
+        super().__init__(store, self.keys, record.EVENT_TYPES, observer)
         self.state = State(self.asked, spec.template.max_iterations)
         self._in_pool = in_pool
-        self._on_stage = observer.on_stage
-        self._stage = "starting"
         self._refused: Failure | None = None
         self._broken: BaseException | None = None
-        self._is_paused = False
         self._pictures = LivePictures(spec, store)
         self.trials = Trials(spec, store, self.control, in_pool=in_pool)
         self._begun: set[Piece] = set()
@@ -72,43 +61,16 @@ class Loop:
         """GPU seconds of what was measured."""
         self._iterations = 0
         self._began = time.monotonic()
-        self._with = ExitStack()
         self._decisions: list[Decision] = []
         for decision in record.decisions(store, spec.sweep_id):
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
 
-        # The first event says when the sweep began; a process that finds it goes on.
-        first = store.get_record_or_none(self.keys.event(1), Event)
-        if first is None:
-            self._started = datetime.now(UTC)
-            seeds = len(self.asked.seeds)
-            message = (
-                f"The sweep begins: {self.asked.sweep.settings} settings at most, {seeds} seed{'s' * (seeds > 1)}."
-            )
-            self.events.record("sweep.started", "", message)
-        else:
-            self._started = datetime.fromisoformat(first.created_at)
-            message = f"Process {os.getpid()} on {platform.node()} goes on."
-            self.events.record("sweep.taken_up", str(time.time_ns()), message)
-            if self._decisions:  # whoever wrote the last one may have died before it was told
-                self._tell(self._decisions[-1])
-
-    def __enter__(self) -> Loop:
-        beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
-        beating.write()  # from here on nobody else may drive the sweep
-        self._with.enter_context(beating)
-        self._with.enter_context(self.control)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._with.close()
-
-    def show(self, stage: str) -> None:
-        """Set the current stage, and pass it to the observer."""
-        if stage != self._stage:
-            self._stage = stage
-            self._on_stage(JobProgress(stage=stage))
+        counts = ("setting", self.asked.sweep.settings), ("seed", len(self.asked.seeds))
+        most, seeds = (f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts)
+        self._started = self.take_up(f"The sweep begins: {most} at most, {seeds}.")
+        if self._decisions:  # whoever wrote the last one may have died before it was told
+            self._tell(self._decisions[-1])
 
     # What may be begun
 
@@ -166,12 +128,7 @@ class Loop:
         if reason := self._over_budget():
             self._decide(kind="ended", why=reason)
             return False
-        is_paused = self.control.desired == "pause"
-        if is_paused != self._is_paused:
-            self._is_paused = is_paused
-            change = "paused" if is_paused else "resumed"
-            self.events.record(f"sweep.{change}", str(time.time_ns()), f"The sweep was {change}.")
-        return not is_paused
+        return not self.is_paused()
 
     def _over_budget(self) -> str | None:
         """Return the name of the budget that is spent; None where there is more of all."""
@@ -193,7 +150,12 @@ class Loop:
     def train(self, piece: Piece, run: Run) -> SeedRun | None:
         """Train a setting with one seed up to its rung, and measure it, as `Trials.train` does."""
         about = f"{piece.setting}/{piece.rung}/{piece.seed}"
-        self.events.record("training.started", about, f"{_named(piece)} is trained.", setting=piece.setting)
+        self.events.record(
+            "training.started",
+            about,
+            f"{_named(piece)} trains to iteration {piece.iterations:,}.",
+            setting=piece.setting,
+        )
         return self.trials.train(piece, self.state.members[piece.setting].values, run)
 
     def take(self, piece: Piece, found: SeedRun | BaseException | None) -> None:
@@ -223,9 +185,9 @@ class Loop:
             less = max(1, min(self.state.parallel - 1, len(self._begun)))
             self._decide(kind="parallel", parallel=less, why=f"{_named(piece)} found no memory on the GPU")
             return
-        values = [] if found.value is None else [found.value, *(found.others or ())]
-        said = f"value{'s' * (len(values) > 1)} {', '.join(f'{value:.6g}' for value in values)}"
-        why = said if values else failure.message if failure else "no value"
+        values = zip(self.asked.metrics, found.measured, strict=True) if found.measured else ()
+        said = ", ".join(f"{metric} {value:.6g}" for metric, value in values)
+        why = said or (failure.message if failure else "no value")
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=found, why=why)
         if failure and failure.code == UNKNOWN_METRIC and self.state.best is None:
             self._refuse(failure)
@@ -287,14 +249,17 @@ class Loop:
         elif kind == "measured":
             assert decision.run is not None
             name = "failed" if decision.run.failure else "measured"
-            message = f"Setting {decision.setting}, seed {decision.run.seed}, rung {decision.rung}: {decision.why}"
+            done = f"{decision.run.iterations:,} iterations"
+            message = f"Setting {decision.setting}, seed {decision.run.seed}, {done}: {decision.why}"
             data = {"setting": decision.setting, "seed": decision.run.seed, "value": decision.run.value}
             self.events.record(f"training.{name}", about, message, **data)
             self._write_verdict()
         elif kind != "ended":
-            words = {"promoted": "goes on", "pruned": "goes no further", "suggested": "is begun"}
+            words = {"promoted": "goes on", "pruned": "goes no further"}
             said = words.get(kind, f"takes up the state of setting {decision.source}")
             message = f"Setting {decision.setting} {said}: {decision.why}."
+            if kind == "suggested":
+                message = f"Setting {decision.setting}: {values_in_words(decision.values or {})} ({decision.why})."
             self.events.record(f"setting.{kind}", about, message, setting=decision.setting, values=decision.values)
 
     def _refuse(self, failure: Failure) -> None:
@@ -305,8 +270,6 @@ class Loop:
 
     def verdict(self) -> SweepVerdict:
         """Return the verdict on what was measured so far."""
-        from simyard.tasks.sweeps.verdict import judge
-
         return judge(self.state.settings, self.asked.sweep.objectives, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
@@ -444,4 +407,4 @@ def _not_begun(piece: Piece, failure: Failure) -> SeedRun:
 
 
 def _named(piece: Piece) -> str:
-    return f"Setting {piece.setting}, seed {piece.seed}, to iteration {piece.iterations:,}"
+    return f"Setting {piece.setting}, seed {piece.seed}"

@@ -98,7 +98,7 @@ def room_for(job_id: str, store: Store) -> tuple[int, str]:
         free = psutil.virtual_memory().available + resident
         limits[f"memory, {_gib(resident)} of {_gib(free)} each"] = int(free * _ROOM / resident)
     what = min(limits, key=lambda name: limits[name])
-    return max(1, limits[what]), f"{max(1, limits[what])} side by side, by {what}"
+    return max(1, limits[what]), f"{max(1, limits[what])} side by side, limited by {what}"
 
 
 def _gib(size: float) -> str:

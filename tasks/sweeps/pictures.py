@@ -1,4 +1,4 @@
-"""Pictures of a sweep: the curves of its settings, parallel coordinates, and the importance of its parameters.
+"""Pictures of a sweep: curves of its settings, parallel coordinates, the Pareto front, importance of its parameters.
 
 They are drawn from the record, while the sweep runs and at its end. Functions import Optuna and Matplotlib.
 """
@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.artifacts import METRICS
-from simyard.core.sweep_records import Decision, RankedSetting, Setting, SweepVerdict
+from simyard.core.sweep_records import Decision, Interval, RankedSetting, Setting, SweepVerdict
 from simyard.requests.sweeps import SweepRequest
 from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES, PARALLEL, IMPORTANCE = "curves.png", "parallel.png", "importance.png"
-NAMES = (CURVES, PARALLEL, IMPORTANCE)
+CURVES, PARALLEL, FRONT, IMPORTANCE = "curves.png", "parallel.png", "front.png", "importance.png"
+NAMES = (CURVES, PARALLEL, FRONT, IMPORTANCE)
 MOST_COLOURED = 8
 """The best settings, which have a colour, a band and a name; the others are grey."""
 MOST_LINES = 200
@@ -41,7 +41,7 @@ LEAST_SETTINGS = 5
 _NAME = 100
 """Characters of a name in a picture."""
 _LINE = 0.05
-"""Share of an axis that a line of text has: of two marks that are closer the lower one is written."""
+"""Share of an axis that a line of text has: marks closer than that are left out, but for those of both ends."""
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1a1a1a")
 """Okabe and Ito's, which people who confuse colours tell apart."""
 
@@ -148,6 +148,8 @@ def draw(
         drawn[CURVES] = lambda path: draw_curves(path, request, verdict.table, bands, curves.tag)
     if len(ranked) > 1 and parameters:
         drawn[PARALLEL] = lambda path: draw_parallel(path, request, ranked, parameters)
+    if verdict.metrics and ranked:
+        drawn[FRONT] = lambda path: draw_front(path, request, ranked)
     if importance:
         drawn[IMPORTANCE] = lambda path: draw_importance(path, request, importance)
     for name, to in drawn.items():
@@ -189,7 +191,7 @@ def draw_curves(
 def draw_parallel(
     path: Path, request: SweepRequest, ranked: Sequence[RankedSetting], parameters: Sequence[str]
 ) -> None:
-    """Draw one line a setting over an axis for each parameter and one for the objective, coloured by that."""
+    """Draw one line a setting over an axis for each parameter and each objective, coloured by the first of these."""
     from matplotlib import colormaps
 
     # An axis: the place of each value from 0 to 1, and labels.
@@ -200,22 +202,27 @@ def draw_parallel(
         place, marks = _axis([row.values.get(name) for row in ranked], log=bool(own and own.log))
         places.append(place)
         labels.append(marks)
-    means = [row.value.mean for row in ranked if row.value is not None]
-    place, marks = _axis(means, log=False)
-    places.append(place)
-    labels.append(marks)
+    for means in zip(*(row.measured for row in ranked), strict=True):
+        place, marks = _axis([mean.mean for mean in means], log=False)
+        places.append(place)
+        labels.append(marks)
 
-    # The lines, the best last.
+    # The lines, the best last; of several objectives all of the front are the best.
+    first = places[len(parameters)]
+    thick = [index for index, row in enumerate(ranked) if row.on_front] or [0]
+    longest = max(row.iterations for row in ranked)
     figure, axes = _figure(max(6.0, 1.5 * len(places) + 1.5), 4.2, f"{request.name}: settings and what they reached")
     axes.set_axis_off()
     colours = colormaps["viridis"]
     best_is_high = request.sweep.main.mode == "max"
     for index in reversed(range(len(ranked))):
-        goodness = place[index] if best_is_high else 1 - place[index]
+        goodness = first[index] if best_is_high else 1 - first[index]
         axes.plot(
             range(len(places)), [axis[index] for axis in places], color=colours(0.95 * goodness),
-            linewidth=2.2 if index == 0 else 1.0, alpha=1.0 if index == 0 else 0.7, clip_on=False,
+            linewidth=2.2 if index in thick else 1.0, alpha=1.0 if index in thick else 0.7, clip_on=False,
+            linestyle="-" if ranked[index].iterations == longest else "--",
         )  # fmt: skip
+    names = [*(name.rpartition(".")[2] for name in parameters), *request.metrics]
     for across, marks in enumerate(labels):
         axes.plot([across, across], [0, 1], color="0.3", linewidth=0.8)
         for at, said in marks:
@@ -223,10 +230,14 @@ def draw_parallel(
                 across - 0.03, at, _plain(said, 18), fontsize=7, ha="right", va="center", parse_math=False, zorder=4,
                 bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
             )  # fmt: skip
-        name = parameters[across].rpartition(".")[2] if across < len(parameters) else request.metric
-        axes.text(across, 1.06, _plain(name, 24), fontsize=8, ha="center", va="bottom", parse_math=False)
-    axes.text(0, -0.08, f"yellow is better; the thick line is setting {ranked[0].number}, the best", fontsize=7,
-              va="top")  # fmt: skip
+        axes.text(across, 1.06, _plain(names[across], 24), fontsize=8, ha="center", va="bottom", parse_math=False)
+    if len(request.sweep.objectives) > 1:
+        said = f"yellow is better by {request.metric}; thick lines are the Pareto front"
+    else:
+        said = f"yellow is better; the thick line is setting {ranked[0].number}, the best"
+    if any(row.iterations < longest for row in ranked):
+        said += "; dashed ones were trained less"
+    axes.text(0, -0.08, _plain(said), fontsize=7, va="top", parse_math=False)
     axes.set_xlim(-0.4, len(places) - 0.8)
     axes.set_ylim(-0.02, 1.2)
     _save(figure, path)
@@ -245,15 +256,45 @@ def _axis(values: Sequence[Any], *, log: bool) -> tuple[list[float], list[tuple[
             ends = [low + part / 4 * (high - low) for part in range(5)]
             return place, [(part / 4, f"{math.exp(end) if log else end:.4g}") for part, end in enumerate(ends)]
         marks = [(at, f"{value:.4g}") for at, value in shown]
-        return place, [one for one, before in zip(marks, [None, *marks], strict=False) if _is_apart(one, before)]
+        kept = marks[:1]
+        for mark in marks[1:-1]:
+            if mark[0] - kept[-1][0] > _LINE and marks[-1][0] - mark[0] > _LINE:
+                kept.append(mark)
+        return place, kept + marks[1:][-1:]
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     kinds = sorted(set(texts))
     at = {text: index / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for index, text in enumerate(kinds)}
     return [at[text] for text in texts], [(at[text], text) for text in kinds]
 
 
-def _is_apart(mark: tuple[float, str], before: tuple[float, str] | None) -> bool:
-    return before is None or mark[0] - before[0] > _LINE
+def draw_front(path: Path, request: SweepRequest, ranked: Sequence[RankedSetting]) -> None:
+    """Draw the settings by their first objective and each other one, with their intervals; the front is coloured."""
+    from matplotlib.figure import Figure
+
+    objectives, metrics = request.sweep.objectives, request.metrics
+    figure = Figure(figsize=(5.2 * (len(metrics) - 1) + 1.0, 4.4))
+    figure.suptitle(_plain(f"{request.name}: Pareto front", 90), fontsize=9, parse_math=False)
+    for index in range(1, len(metrics)):
+        axes = figure.add_subplot(1, len(metrics) - 1, index)
+        for row in reversed(ranked):  # the front last, on top
+            across, up = row.measured[0], row.measured[index]
+            colour, order = (_COLOURS[0], 3) if row.on_front else ("0.7", 1)
+            axes.errorbar(
+                across.mean, up.mean, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, markersize=5,
+                elinewidth=0.6, zorder=order,
+            )  # fmt: skip
+            axes.annotate(str(row.number), (across.mean, up.mean), (4, 4), textcoords="offset points", fontsize=7,
+                          color=colour, zorder=order)  # fmt: skip
+        for name, label in ((0, axes.set_xlabel), (index, axes.set_ylabel)):
+            label(_plain(f"{metrics[name]} ({objectives[name].mode})", 60), fontsize=8, parse_math=False)
+        _plainly(axes)
+    figure.text(0.02, -0.02, "a number is a setting; blue are those of the front; lines are 95 % intervals", fontsize=7)
+    _save(figure, path)
+
+
+def _arms(value: Interval) -> list[list[float]] | None:
+    """Return how far an interval reaches below its mean and above it; None where there is none."""
+    return None if value.low is None or value.high is None else [[value.mean - value.low], [value.high - value.mean]]
 
 
 def draw_importance(path: Path, request: SweepRequest, importance: Mapping[str, float]) -> None:
@@ -275,11 +316,15 @@ def _figure(wide: float, high: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(wide, high))
     axes = figure.add_subplot()
     axes.set_title(_plain(title, 90), fontsize=9, parse_math=False)
+    _plainly(axes)
+    return figure, axes
+
+
+def _plainly(axes: Axes) -> None:
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -75,7 +75,6 @@ def report(spec: SweepSpec, result: SweepResult, settings: Sequence[Setting], st
         settings={one.number: one for one in settings},
         names={one.number: values_in_words(one.values) for one in settings},
         pictures=drawn,
-        metric=asked.metric,
     )
     store.put_bytes(SweepKeys(spec.sweep_id).artifact(REPORT), text.encode())
 

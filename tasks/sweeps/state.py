@@ -229,9 +229,8 @@ class State:
         """Return the means of a setting at its first rung, None where it failed there, or that it is not known yet."""
         if member.rung == 0 and any(True for _ in self._open(member)):
             return _UNKNOWN
-        measured = [run for run in member.runs.get(0, {}).values() if run.value is not None]
-        values = [(run.value, *(run.others or ())) for run in measured]
-        return tuple(sum(of_seeds) / len(measured) for of_seeds in zip(*values, strict=True)) or None
+        values = [run.measured for run in member.runs.get(0, {}).values() if run.measured]
+        return tuple(sum(of_seeds) / len(values) for of_seeds in zip(*values, strict=True)) or None
 
     def _value(self, member: _Member, rung: int) -> float | None:
         """Return the mean of a setting over its seeds at a rung, greater is better."""

@@ -97,10 +97,9 @@ def judge(
         decisions: Of the sweep so far: they tell what was measured at earlier rungs.
     """
     # The ranking.
-    objective = objectives[0]
-    sign = 1.0 if objective.mode == "max" else -1.0
+    sign = 1.0 if objectives[0].mode == "max" else -1.0
     ranked = sorted(_contenders(settings, decisions), key=lambda one: _place(one, sign))
-    bounds = (0.0, 1.0) if objective.metric == "success_rate" else (-math.inf, math.inf)
+    bounds = _bounds(objectives[0])
     table = tuple(_row(rank, one, len(seeds), bounds) for rank, one in enumerate(ranked, 1))
 
     if len(objectives) > 1:
@@ -149,6 +148,11 @@ def comparable(settings: Sequence[Setting], decisions: Iterable[Decision] = ()) 
 def _place(one: _Contender, sign: float) -> tuple[int, float, int]:
     mean = fmean(one.values.values()) if one.values else -math.inf
     return -one.rung, -sign * mean, one.setting.number
+
+
+def _bounds(objective: Objective) -> tuple[float, float]:
+    """Return the lowest and the highest value that an objective can have."""
+    return (0.0, 1.0) if objective.metric == "success_rate" else (-math.inf, math.inf)
 
 
 def _row(rank: int, one: _Contender, seeds: int, bounds: tuple[float, float]) -> RankedSetting:
@@ -203,8 +207,8 @@ def _by_front(
     means: dict[int, tuple[Interval, ...]] = {}
     for one in ranked:
         if one.values:
-            runs = [(run.value, *(run.others or ())) for run in one.setting.runs if run.value is not None]
-            means[one.setting.number] = tuple(mean_of(values) for values in zip(*runs, strict=True))
+            by_objective = zip(*(run.measured for run in one.setting.runs if run.measured), strict=True)
+            means[one.setting.number] = tuple(map(mean_of, by_objective, map(_bounds, objectives)))
     for values in means.values():
         study.add_trial(optuna.create_trial(values=[value.mean for value in values]))
     numbers = [*means]
@@ -233,7 +237,7 @@ def _of_front(rows: Sequence[RankedSetting], metrics: Sequence[str]) -> str:
     of = f"{len(front)} of {_seeds(len(there), 'setting')} {'is' if len(front) == 1 else 'are'} on the Pareto front of "
     named = [
         f"setting {row.number} ({values_in_words(row.values)}): "
-        + ", ".join(number(value.mean) for value in (row.value, *(row.others or ())) if value)
+        + ", ".join(number(value.mean) for value in row.measured)
         for row in front[:MOST_NAMED]
     ]
     more = f" and {len(front) - MOST_NAMED} more" if len(front) > MOST_NAMED else ""
@@ -405,7 +409,9 @@ def _in_words(table: Sequence[RankedSetting], found: SettingComparison, test: _T
         return f"{names[0]} leads {names[1]} {size}, and is not called better: {lost}."
     if found.difference.mean <= 0:
         return f"{names[0]} ranks first by its length; where both were measured it does not lead {names[1]}: {size}."
-    advice = "" if found.more_seeds is None else f" {_more(found.more_seeds)} of both would probably tell."
+    advice = ""
+    if found.more_seeds is not None:
+        advice = f" If that is the true difference, {_more(found.more_seeds)} of both would probably tell."
     return f"{names[0]} leads {names[1]}, but not beyond noise: {size} ({found.test}).{advice}"
 
 

@@ -1,10 +1,11 @@
 """What the commands that read a sweep show of one that runs, one that has ended, and none."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner, Result
-from swept import CONFIG, ENTROPY, RATE, put_sweep
+from swept import CONFIG, ENTROPY, OF_TWO, RATE, put_sweep
 
 from simyard.blocks.reference import open_store
 from simyard.cli.sweep import sweep
@@ -101,6 +102,33 @@ def test_the_report_and_the_pictures_are_artifacts(home, ended, begun):
     assert "| 1 | 2 | learning_rate 0.001, entropy_coef 0 | 4.775 |" in report
     assert "The policy diverged." in report, "a failed seed says why"
     assert store.exists(SweepKeys(begun).artifact("curves.png")), "drawn while it runs"
+
+
+def test_of_several_objectives_each_is_shown_and_the_front_marked(home, ended):
+    store = open_store(str(home / "store"))
+    several = put_sweep(store, home, OF_TWO)
+    shown = said(home, "show", several).output.splitlines()
+    heads, *table = [line for line in shown if line.startswith(("RANK", "   "))]
+    assert re.split("  +", heads)[4:] == [
+        "Train/mean_reward", "95 %", "Train/mean_episode_length", "95 %", "FRONT", "SEEDS", "ITERATIONS", "STATE",
+    ]  # fmt: skip
+    cells = [re.split("  +", line.strip()) for line in table]
+    assert [(row[1], row[6], row[8]) for row in cells[:2]] == [("2", "200.5", "yes"), ("0", "130.5", "yes")]
+    assert all("yes" not in row for row in cells[2:]) and "not measured" in cells[-1]
+    assert "2 of 5 settings are on the Pareto front" in shown[-1]
+    best = said(home, "best", several).output
+    assert best.startswith("setting 2: Train/mean_reward 4.775 over 2 seeds, 95 % interval [")
+    assert "\n  and Train/mean_episode_length 200.5 over 2 seeds, 95 % interval [" in best
+    assert store.exists(SweepKeys(several).artifact("front.png"))
+    assert not store.exists(SweepKeys(ended).artifact("front.png"))
+    wide = [store.get_bytes(SweepKeys(one).artifact("parallel.png"))[16:20] for one in (ended, several)]
+    assert wide[0] < wide[1], "an axis more"
+    report = store.get_bytes(SweepKeys(several).artifact("report.md")).decode()
+    assert re.search(r"\| 1 \| 2 \| .* \| 4\.775 \| \[.*\] \| 200\.5 \| \[.*\] \| yes \| 2 of 2 \|", report)
+    assert re.search(r"\| 2 \| 43 \| 4\.\d+ \| 201 \| 60 \| succeeded", report), "both values of a seed"
+    store.delete(SweepKeys(several).result)  # as before its end
+    line = standing(record.sweep_status(store, several), record.settings(store, several))
+    assert ", 2 on the Pareto front, " in line
 
 
 def test_a_retraining_begins_from_the_best_of_a_sweep_with_its_values(home, ended, begun):

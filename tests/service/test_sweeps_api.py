@@ -5,7 +5,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import left_jobs
@@ -13,11 +13,14 @@ import pytest
 from browser import CHROMIUM, Tab, browsing
 from helpers import HANG_S, Server, wait_until
 from serving import Service
-from swept import CONFIG, RATE, put_sweep
+from swept import CONFIG, OF_TWO, RATE, put_sweep
 from test_jobs_api import SWEEP, Api, sweep
 from test_pages import HOSTILE, Page
 
+from simyard.service.prefect_api import Launches
+from simyard.service.sweep_page import SweepLinks, sweep_page
 from simyard.store import keys
+from simyard.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +159,19 @@ def test_a_browser_shows_a_sweep_at_any_width(seen: tuple[Api, str, str], tmp_pa
 
 def _is_live(tab: Tab) -> bool:
     return bool(tab.js("'live' in document.querySelector('main').dataset"))
+
+
+def test_the_page_of_several_objectives_has_a_column_for_each_and_marks_the_front(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    sweep_id = put_sweep(store, tmp_path, OF_TWO)
+    links = SweepLinks(all="/sweeps", job=str)
+    page = Page(
+        sweep_page(store, sweep_id, cast(Launches, None), links, "x")
+    )  # of one that has ended Prefect is not asked
+    assert "Train/mean_reward 95 % Train/mean_episode_length 95 % front seeds failed" in page.words
+    assert re.search(
+        r"1 2: learning_rate 0\.001, entropy_coef 0 4\.775 \[\S+ \S+ 200\.5 \[\S+ \S+ yes 2 of 2", page.words
+    )
+    assert "seed Train/mean_reward Train/mean_episode_length iterations" in page.words
+    assert re.search(r"2 43 4\.\d+ 201 60 succeeded", page.words), "both values of a seed"
+    assert [str(one["alt"])[:16] for one in page.all("img")][1:3] == ["Settings and wha", "The Pareto front"]
