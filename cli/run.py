@@ -46,6 +46,7 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.room import require_room
 from simyard.tasks.collect import collect
+from simyard.tasks.attempt.view import refuse_without_viewer, require_viewer
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.kinds.policy_sources import training_of
@@ -65,7 +66,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 
-def run(request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
+def run(
+    request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool, view: bool = False
+) -> list[JobResult]:
     """Run a job to its end.
 
     Args:
@@ -74,6 +77,7 @@ def run(request: JobRequest, base: Path, reference: str | None, pool: str | None
         reference: The store, as the user named it.
         pool: The work pool; None runs it in this process.
         quiet: Whether to print nothing.
+        view: Whether to show its simulation while it runs, and say where.
 
     Returns:
         The job's result, and that of the job that followed it, if one did.
@@ -83,18 +87,20 @@ def run(request: JobRequest, base: Path, reference: str | None, pool: str | None
     """
     machine, reference, store = open_site(reference)
     resolved = resolve(request, store, keys.new_job_id(), base)
-    return execute(resolved, request, store, reference, pool, machine, quiet=quiet)
+    return execute(resolved, request, store, reference, pool, machine, quiet=quiet, view=view)
 
 
-def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
-    """Run a job again from its frozen spec, as a new job.
+def repeat(
+    from_job: str, reference: str | None, pool: str | None, *, quiet: bool, view: bool = False
+) -> list[JobResult]:
+    """Run a job again from its frozen spec, as a new job; the options are those of `run`.
 
     Raises:
         RequestError: If there is no such job.
     """
     machine, reference, store = open_site(reference)
     again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
-    return execute(Resolved(again), None, store, reference, pool, machine, quiet=quiet)
+    return execute(Resolved(again), None, store, reference, pool, machine, quiet=quiet, view=view)
 
 
 def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
@@ -216,16 +222,23 @@ def execute(
     machine: MachineSettings,
     *,
     quiet: bool,
+    view: bool = False,
 ) -> list[JobResult]:
-    """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
+    """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one.
+
+    A simulation that is to be shown has one of its own: a warm one may be in a container, with another loopback.
+    """
+    if view:
+        require_viewer(resolved.spec, pool or machine.pool, machine)
+        machine = replace(machine, sessions=False)
     several = isinstance(request, TrainRequest) and request.training_config.export_policy
     with Sessions(machine, Bounds() if several else ONE_JOB) as sessions:
-        return execute_in(sessions, resolved, request, store, reference, pool, quiet=quiet)
+        return execute_in(sessions, resolved, request, store, reference, pool, quiet=quiet, view=view)
 
 
 def execute_in(
     sessions: Sessions, resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None,
-    *, quiet: bool,
+    *, quiet: bool, view: bool = False,
 ) -> list[JobResult]:  # fmt: skip
     """Check a new job on the simulator where that is here, stage it, then run the flow that takes it to its end.
 
@@ -239,6 +252,7 @@ def execute_in(
         reference: The same, as the flow names it.
         pool: The work pool; by default the site's.
         quiet: Whether to print nothing.
+        view: Whether to show its simulation, in a simulator that serves no other job.
 
     Returns:
         The results, that of a job that followed it last.
@@ -270,7 +284,7 @@ def execute_in(
         try:
             with prefect_ready(pool, live, head_start):
                 if pool is None and not is_warm:
-                    check_ahead(resolved, store, sessions, live)
+                    check_ahead(resolved, store, sessions, live, view=view)
         except BaseException as error:
             if head_start is not None:
                 head_start.interrupt(error)
@@ -280,7 +294,7 @@ def execute_in(
             raise
 
         # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
-        stack.enter_context(in_this_process(sessions, live, stop=stop, head_start=head_start))
+        stack.enter_context(in_this_process(sessions, live, stop=stop, head_start=head_start, view=view))
         if is_new and head_start is None:
             stage(resolved, store, told)
         state = _run_flow(job_id, request, reference, pool)
@@ -326,8 +340,8 @@ def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int
     return sessions.start_ahead(resolved.spec, store.url(), count)
 
 
-def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine) -> None:
-    """Check a new job on the simulator, before anything of it is in the store.
+def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, view: bool = False) -> None:
+    """Check a new job on the simulator, before anything of it is in the store, and whether it can be shown.
 
     A job with packages of its own is checked in its attempt: installing them may run code for minutes.
 
@@ -345,6 +359,8 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         try:
             with live.waiting(what):
                 facts = lease.check(spec, None, files)
+            if view:
+                refuse_without_viewer(facts)
         except RequestError:
             Findings(sessions.machine, spec).learn(lease.workload)
             raise
@@ -472,15 +488,16 @@ def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str
 @contextmanager
 def in_this_process(
     sessions: Sessions, live: LiveLine, *, on_event: Callable[[Event], None] = lambda event: None,
-    stop: threading.Event | None = None, head_start: HeadStart | None = None,
+    stop: threading.Event | None = None, head_start: HeadStart | None = None, view: bool = False,
 ) -> Iterator[None]:  # fmt: skip
     """Have flows that the body runs use these simulators, show their progress, and end in good order at Ctrl-C."""
     from simyard.flows import stages
 
     stop = stop or threading.Event()
     given = stages.Inline(
-        on_progress=live, on_event=on_event, canceled=stop.is_set, sessions=sessions, head_start=head_start
-    )
+        on_progress=live, on_event=on_event, canceled=stop.is_set, sessions=sessions, head_start=head_start,
+        on_viewer=(lambda url: live.insist(f"viewer:      {url}")) if view else None,
+    )  # fmt: skip
     with stages.inline(given), _interrupt(stop, live):
         yield
 

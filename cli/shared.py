@@ -68,6 +68,7 @@ SETTINGS = click.option(
 LIMIT = click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first."
 )
+VIEW = click.option("--view", is_flag=True, help="Show the simulation in a browser on this machine while it runs.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 

@@ -17,6 +17,7 @@ from simyard.cli.shared import (
     SESSION,
     SETTINGS,
     STORE,
+    VIEW,
     Command,
     check_request,
     config_and_settings,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @POOL
 @SETTINGS
 @SESSION
+@VIEW
 @click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
 @click.option("--seeds", metavar="N", help="Train with so many seeds, or with these (1,2,7), and compare: a sweep.")
 @JSON
@@ -45,6 +47,7 @@ def train(
     pool: str | None,
     settings: tuple[str, ...],
     session: tuple[str, ...],
+    view: bool,
     from_job: str | None,
     seeds: str | None,
     as_json: bool,
@@ -65,10 +68,14 @@ def train(
             )
         from simyard.cli import run as body
 
-        end_as_jobs(body.repeat(from_job, store, pool, quiet=as_json), as_json)
+        end_as_jobs(body.repeat(from_job, store, pool, quiet=as_json, view=view), as_json)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
     if seeds is not None:
+        if view:
+            raise RequestError(
+                "--view shows one training, and --seeds has several.", code="bad_command", advice="Leave one of them."
+            )
         from simyard.cli.sweep import begin
         from simyard.requests.sweeps import SweepRequest
 
@@ -78,7 +85,7 @@ def train(
     request, base = check_request(TrainRequest, config, (*settings, *more, *session))
     from simyard.cli import run as body
 
-    end_as_jobs(body.run(request, base, store, pool, quiet=as_json), as_json)
+    end_as_jobs(body.run(request, base, store, pool, quiet=as_json, view=view), as_json)
 
 
 _POLICY_OPTIONS = (
@@ -107,6 +114,7 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--across", metavar="ENGINES", help="Play every episode in several engines and compare them: newton,physx, say."
 )
+@VIEW
 @click.option("--record", is_flag=True, help="Keep failed episodes as data, in rollout.zarr.")
 def evaluate(across: str | None, record: bool, settings: tuple[str, ...], **given: Any) -> None:
     """Measure a policy over completed episodes. CONFIG is a JSON file and says how many.
@@ -145,6 +153,7 @@ def _run_with_policy(
     trained_by: str | None,
     which: str | None,
     as_json: bool,
+    view: bool = False,
 ) -> None:
     config, more = config_and_settings(arguments)
     if which is not None and trained_by is None:
@@ -163,7 +172,7 @@ def _run_with_policy(
     request, base = check_request(model, config, (*settings, *more, *session))
     from simyard.cli import run as body
 
-    end_as_jobs(body.run(request, base, store, pool, quiet=as_json), as_json)
+    end_as_jobs(body.run(request, base, store, pool, quiet=as_json, view=view), as_json)
 
 
 @click.command(cls=Command)

@@ -38,7 +38,7 @@ if [ ! -x .venv/bin/uv ]; then .venv/bin/python -m pip install --quiet uv; fi
 
 echo "setup: installing simyard and Isaac Lab 3.0.0 into .venv (9.4 GB; under a minute on a fast line)"
 VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}" .venv/bin/uv pip install --quiet \
-    --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,physx,test]'
+    --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,physx,view,test]'
 
 # Installers leave Python's bytecode to the first start, and where that may not write it, to every start: seconds each.
 compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1 || true; }

@@ -174,6 +174,8 @@ class Inline:
     """Takes the events of a managed run."""
     canceled: Callable[[], bool] = lambda: False
     """Says whether the job is to stop."""
+    on_viewer: Callable[[str], None] | None = None
+    """Takes the address at which the simulation can be looked at; None has none shown."""
     sessions: Sessions
     """The simulators that its jobs share."""
     head_start: launching.HeadStart | None = None
@@ -269,6 +271,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
         observer = Observer(
             progress=ProgressArtifact(job_id, given.on_progress),
             lines=lambda lines: logger.info("\n".join(lines)),
+            viewer=given.on_viewer,
             canceled=given.canceled,
             why_stopped=why_stopped,
         )

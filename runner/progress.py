@@ -20,6 +20,7 @@ _STAGES = re.compile(r"^all stages are over after \d+ iterations$")
 _STOPPED = re.compile(r"^the training ends after \d+ iterations: (.+)$")
 _NOTE = "note for the report: "
 _MOST_OF_A_NOTE = 1000
+_VIEWER = re.compile(r"^viewer: (http://127\.0\.0\.1:\d{1,5})$")
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
@@ -118,6 +119,16 @@ def note_of(line: str) -> str | None:
 def say_note(note: str) -> None:
     """Print a line for the report, where the job's notes stand."""
     print(f"{_NOTE}{note}", flush=True)
+
+
+def say_viewer(url: str) -> None:
+    """Print the address at which the simulation can be looked at, while it is there."""
+    print(f"viewer: {url}", flush=True)
+
+
+def viewer_of(line: str) -> str | None:
+    """Return the address of a viewer that a line announces, or None for any other line."""
+    return match.group(1) if (match := _VIEWER.match(line)) else None
 
 
 def say_count(unit: str, done: int, total: int, *, step: int | None = None, reward: float | None = None) -> None:

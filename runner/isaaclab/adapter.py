@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -202,7 +202,12 @@ class IsaacLab(Adapter):
         in_api = facts.flavor == "api" and job.kind != "rollout"  # that one registers its task later
         if in_api and job.kind == "train":
             get_library(job.library).begin_training()
+        if attempt.view:
+            from simyard.runner.isaaclab.viewer import viewed
+        else:
+            viewed = nullcontext
         with (
+            viewed(),
             compilations_told(),
             agent_files.used(attempt.job, lambda file: paths.inputs / file.name if in_api else None) as job,
         ):

@@ -32,6 +32,7 @@ from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write
 from simyard.tasks.attempt.room import require_room
 from simyard.tasks.attempt.supervise import POLL_S, Ending, Telemetry, Watched, gpu_and_driver, supervise
 from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
+from simyard.tasks.attempt.view import VIEWED, refuse_without_viewer
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.kinds.train import TrainingUploader
@@ -60,6 +61,8 @@ class Observer:
 
     progress: Callable[[JobProgress], None] = lambda progress: None
     lines: Callable[[list[str]], None] = lambda lines: None
+    viewer: Callable[[str], None] | None = None
+    """Takes the address at which the simulation can be looked at; None has none shown."""
     canceled: Callable[[], bool] = lambda: False
     why_stopped: Callable[[BaseException], Failure] = lambda error: CANCELED
     """Failure of an attempt that a signal interrupted: a cancel, or a machine that goes away."""
@@ -105,7 +108,7 @@ class _Attempt:
     """The attempt in progress: its folder, its process, its way to the store."""
 
     def __init__(self, spec: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> None:
-        self.spec = spec
+        self.spec = replace(spec, view=observer.viewer is not None and spec.job.kind in VIEWED)
         self.store = store
         self.sessions = sessions
         self.machine = machine = sessions.machine
@@ -140,6 +143,7 @@ class _Attempt:
         self.evaluator: Evaluator | None = None
         """Of a training whose checkpoints are evaluated while it goes on."""
         self._activity: str | None = None
+        self._viewer: str | None = None
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
         """Append one line of `key=value` pairs to runner.log."""
@@ -192,6 +196,8 @@ class _Attempt:
         self._begin_stage("checking" if workload.is_warm else "importing")
         files = {file.sha256: self.paths.inputs / file.name for file in inputs}
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
+        if self.spec.view:
+            refuse_without_viewer(self.facts)
         if self.facts.first_iteration is not None and self.spec.resume == job.resume:
             job = job.counted_from(self.facts.first_iteration)
             self.spec = replace(self.spec, resume=job.resume, start_iteration=job.first_iteration)
@@ -456,6 +462,11 @@ class _Attempt:
             if activity != self._activity:  # a count that moves on is no news for a log
                 self.log("working", "note", activity)
                 self._activity = activity
+        if self.spec.view and self.observer.viewer is not None and seen.viewer not in (None, self._viewer):
+            assert seen.viewer is not None
+            self._viewer = seen.viewer
+            self.log("working", "note", f"the simulation is shown at {seen.viewer}")
+            self.observer.viewer(seen.viewer)
         self._show()
 
     def _guess(self, seen: Watched) -> None:

@@ -19,7 +19,7 @@ from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Limits
 from simyard.runner.gpu_memory import visible_gpus
-from simyard.runner.progress import Reader, activity_of, note_of
+from simyard.runner.progress import Reader, activity_of, note_of, viewer_of
 from simyard.runner.workload import Workload
 from simyard.tasks.shared.logs import GrowingLog, shorten
 
@@ -54,6 +54,8 @@ class Watched:
     """Reason for which the workload ends before its limit, by a rule of its own."""
     notes: tuple[str, ...] = ()
     """Notes of the workload for the report."""
+    viewer: str | None = None
+    """Address at which the simulation can be looked at."""
     failure: Failure | None = None
     """The first line that names a known cause."""
     hint: Failure | None = None
@@ -145,6 +147,7 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
                     seen.failure = seen.failure or found
             if (note := note_of(line)) is not None and len(seen.notes) < MOST_NOTES:
                 seen.notes = (*seen.notes, note)
+            seen.viewer = viewer_of(line) or seen.viewer
             if (activity := activity_of(line)) is not None:
                 seen.activity = activity
             if (progress := reader.read(line)) is None:
