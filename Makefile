@@ -47,9 +47,9 @@ pages: setup
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
-# The pictures of the documents, by a training, its films and its page in Chromium; five minutes.
+# The pictures of the documents, by real jobs and their pages in Chromium; ten minutes. PARTS="sweep view" makes some.
 pictures: setup
-	@.venv/bin/python tests/make_pictures.py
+	@.venv/bin/python tests/make_pictures.py $(PARTS)
 
 bench: setup
 	@.venv/bin/python benchmarks/startup.py

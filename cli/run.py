@@ -45,8 +45,8 @@ from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.room import require_room
-from simyard.tasks.collect import collect
 from simyard.tasks.attempt.view import refuse_without_viewer, require_viewer
+from simyard.tasks.collect import collect
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.kinds.policy_sources import training_of

@@ -1,16 +1,24 @@
-"""Make the pictures of the documents: `make pictures`. A training, its evaluation and its page, in the real simulator.
+"""Make the pictures of the documents: `make pictures`. Real jobs in the real simulator, and their pages in Chromium.
 
-They show what a reader gets: curves as the job leaves them, a film as GIF, and pages in Chromium.
+They show what a reader gets: curves as jobs leave them, a film as GIF, pages of the service and of Prefect's UI, the
+live viewer. Each part can be made alone: `PARTS="sweep managed"`.
 """
 
-import base64
+import io
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS / "service")]
@@ -18,47 +26,144 @@ sys.path[:0] = [str(TESTS), str(TESTS / "service")]
 import imageio_ffmpeg  # noqa: E402
 from browser import Tab, browsing  # noqa: E402
 from helpers import HANG_S, SIMYARD, Server, serving_prefect, wait_until  # noqa: E402
+from PIL import Image  # noqa: E402
 from serving import Service, site  # noqa: E402
 
-from simyard.core.records import JobResult  # noqa: E402
 from simyard.store import keys  # noqa: E402
 from simyard.store.keys import JobKeys  # noqa: E402
-from simyard.store.store import Store  # noqa: E402
 
 ROOT = TESTS.parent
 PICTURES = ROOT / "docs" / "pictures"
-EXAMPLES = [f"examples/cartpole-{what}-config.json" for what in ("training", "evaluation")]
+EXAMPLES = ROOT / "examples"
 WIDE, NARROW = 1440, 390
 """Pixels of a window."""
+MOST_BYTES = 200_000
+SETTLE_S = 4.0
+"""Seconds that a drawing of another's page may move: it has no sign that it is done."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The Prefect server, the service and the browser that all parts share, and a folder that goes afterwards."""
+
+    folder: Path
+    server: Server
+    service: Service
+    key: str
+    tab: Tab
+
+    def simyard(self, *arguments: object) -> Any:
+        """Run a command on the store; return the object that `--json` prints last."""
+        command = [SIMYARD, *map(str, arguments), "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=self.service.env, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def prefect(self, path: str, asked: dict[str, Any]) -> Any:
+        """Return what Prefect's API answers."""
+        data = json.dumps(asked).encode()
+        request = urllib.request.Request(f"{self.server.url}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def page(self, path: str) -> str:
+        """Return the address of a thing's page, as the API tells it."""
+        return str(self.service.call("GET", path, key=self.key).json["page_url"])
 
 
 def main() -> None:
-    """Make all of them, in a folder that goes afterwards."""
+    """Make all of them, or those of the parts that are named."""
+    parts = sys.argv[1:] or [*PARTS]
+    if unknown := sorted(set(parts) - set(PARTS)):
+        sys.exit(f"No parts: {', '.join(unknown)}. There are {', '.join(PARTS)}.")
     PICTURES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "server").mkdir()
-        with serving_prefect(folder / "server") as server:
-            env = {**os.environ, **server.env}
-            subprocess.run([SIMYARD, "run", *EXAMPLES, "--store", str(folder / "store")], cwd=ROOT, env=env, check=True)
-            store = Store.open(str(folder / "store"))
-            jobs = {}
-            for job_id in store.list_dirs(keys.JOBS):
-                result = store.get_record(JobKeys(job_id).result, JobResult)
-                jobs[result.kind] = result
-            trained, evaluated = jobs["train"], jobs["evaluate"]
-            store.get_file(JobKeys(trained.job_id).artifact("curves.png"), PICTURES / "curves.png")
-            film = next(one.name for one in evaluated.artifacts if one.name.endswith(".mp4"))
-            store.get_file(JobKeys(evaluated.job_id).artifact(film), folder / "film.mp4")
-            as_gif(folder / "film.mp4", PICTURES / "film.gif")
-            with served(folder, server) as (service, tab):
-                key = service.key()
-                for job_id, name in ((trained.job_id, "job-page"), (evaluated.job_id, "evaluation-page")):
-                    url = service.call("GET", f"/v0/jobs/{job_id}", key=key).json["page_url"]
-                    picture(tab, url, PICTURES / f"{name}.png", WIDE)
-                picture(tab, url, PICTURES / "phone.png", NARROW, dark=True)
+    with tempfile.TemporaryDirectory() as scratch, placed(Path(scratch)) as place:
+        for part in parts:
+            PARTS[part](place)
+    too_large = []
     for path in sorted(PICTURES.iterdir()):
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
+        too_large += [path.name] if path.suffix == ".png" and path.stat().st_size > MOST_BYTES else []
+    if too_large:
+        sys.exit(f"Larger than {MOST_BYTES / 1000:.0f} kB: {', '.join(too_large)}")
+
+
+@contextmanager
+def placed(folder: Path) -> Iterator[Place]:
+    """Yield what all parts share."""
+    for name in ("server", "browser"):
+        (folder / name).mkdir()
+    with serving_prefect(folder / "server") as server:
+        service = site(folder, server, OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
+        service.start()
+        try:
+            # Prefect's graphs and the viewer are WebGL, which the processor draws here.
+            with browsing(folder / "browser", "--use-angle=swiftshader", "--enable-unsafe-swiftshader") as tab:
+                yield Place(folder, server, service, service.key(), tab)
+        finally:
+            service.stop()
+
+
+def jobs(place: Place) -> None:
+    """A training and its evaluation, another training and its evaluation, and the four side by side."""
+    store, trained, evaluated = place.service.store, list[str](), list[str]()
+    for more in ([], ["seed=7", "maxIterations=30"]):
+        training = place.simyard("train", EXAMPLES / "cartpole-training-config.json", *more)
+        trained.append(training["job_id"])
+        config = EXAMPLES / "cartpole-evaluation-config.json"
+        evaluated.append(place.simyard("evaluate", config, "--job", trained[-1])["job_id"])
+    store.get_file(JobKeys(trained[0]).artifact("curves.png"), PICTURES / "curves.png")
+    videos = store.list(JobKeys(evaluated[0]).artifact("videos/"))
+    store.get_file(next(one.key for one in videos if one.key.endswith(".mp4")), place.folder / "film.mp4")
+    as_gif(place.folder / "film.mp4", PICTURES / "film.gif")
+    for job_id, name in ((trained[0], "job-page"), (evaluated[0], "evaluation-page")):
+        shown(place, place.page(f"/v0/jobs/{job_id}"), name)
+    token = place.page("/v1/home").partition("?")[2]
+    for pair, name in ((trained, "compare-trainings"), (evaluated, "compare")):
+        chosen = "&".join(f"job={job_id}" for job_id in pair)
+        shown(place, f"{place.service.url}/compare?{chosen}&{token}", name)
+
+    # A job's run as Prefect shows it: its tasks in time, and what they said.
+    asked = {"flow_runs": {"tags": {"all_": [trained[0]]}}}
+    graph(place, place.prefect("flow_runs/filter", asked)[0]["id"], "prefect-run")
+
+
+def sweep(place: Place) -> None:
+    """The sweep of the example."""
+    done = place.simyard("sweep", EXAMPLES / "sweeps" / "cartpole.json", "--wait")
+    sweep_id = done["sweep_id"]
+    curves = keys.SweepKeys(sweep_id).artifact("curves.png")
+    place.service.store.get_file(curves, PICTURES / "sweep-curves.png")
+    shown(place, place.page(f"/v1/sweeps/{sweep_id}"), "sweep-page")
+
+
+def managed(place: Place) -> None:
+    """The graph of a managed run of three iterations."""
+    config = EXAMPLES / "managed_training" / "cartpole-ppo.json"
+    place.simyard("managed", "start", config, "--wait", "--set", "loop_policy.max_iterations=3")
+    found = place.prefect("flow_runs/filter", {"flows": {"name": {"any_": ["managed-training"]}}})
+    graph(place, found[0]["id"], "managed-run")
+
+
+def view(place: Place) -> None:
+    """The live viewer of a training, which is canceled when the picture is there."""
+    command = [SIMYARD, "train", str(EXAMPLES / "cartpole-training-config.json"), "--view", "maxIterations=100000"]
+    said = place.folder / "view.log"
+    with said.open("wb") as log:
+        training = subprocess.Popen([*command], cwd=ROOT, env=place.service.env, stdout=log, stderr=log)
+    try:
+        url = wait_until(lambda: re.search(r"viewer: +(\S+)", said.read_text()), HANG_S, "the viewer's address")[1]
+        place.tab.visit(url, 1000, "document.querySelector('canvas')")
+        time.sleep(4 * SETTLE_S)
+        place.tab.js("document.querySelectorAll('.mantine-Notification-closeButton').forEach(one => one.click())")
+        time.sleep(1.0)  # it fades
+        keep(place.tab, PICTURES / "view.png", 1000, 640, scale=0.8)
+        place.tab.visit("about:blank", 1000, "true")
+    finally:
+        training.send_signal(signal.SIGINT)
+        training.wait(HANG_S)
+
+
+PARTS: dict[str, Callable[[Place], None]] = {"jobs": jobs, "sweep": sweep, "managed": managed, "view": view}
 
 
 def as_gif(film: Path, target: Path) -> None:
@@ -68,29 +173,29 @@ def as_gif(film: Path, target: Path) -> None:
     subprocess.run([ffmpeg, "-loglevel", "error", "-y", "-t", "5", "-i", film, "-vf", shown, target], check=True)
 
 
-@contextmanager
-def served(folder: Path, server: Server) -> Iterator[tuple[Service, Tab]]:
-    """Yield the service of the store, and a tab of a browser."""
-    profile = folder / "browser"
-    profile.mkdir()
-    service = site(folder, server)
-    service.start()
-    try:
-        with browsing(profile) as tab:
-            yield service, tab
-    finally:
-        service.stop()
-
-
-def picture(tab: Tab, url: str, target: Path, width: int, *, dark: bool = False) -> None:
-    """Keep the first screens of a page."""
-    tab.open(url, width, dark=dark)
+def shown(place: Place, url: str, name: str) -> None:
+    """Keep the first screens of a page of the service."""
+    tab = place.tab
+    tab.open(url, WIDE)
     films = "[...document.querySelectorAll('video')].map(video => {video.preload = 'auto'; return video.readyState})"
     wait_until(lambda: all(state >= 2 for state in tab.js(films)), HANG_S, "the first picture of each film")
     height = min(int(tab.js("document.documentElement.scrollHeight")), 1400)
-    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1 if width < 600 else 0.75}
-    shot = tab("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-    target.write_bytes(base64.b64decode(shot["data"]))
+    keep(tab, PICTURES / f"{name}.png", WIDE, height, scale=0.75)
+
+
+def graph(place: Place, run: str, name: str) -> None:
+    """Keep the page of a flow run in Prefect's UI, whose graph is drawn on a canvas."""
+    base = place.server.url.removesuffix("/api")
+    place.tab.visit(f"{base}/runs/flow-run/{run}", WIDE, "document.querySelector('canvas')")
+    time.sleep(SETTLE_S)
+    keep(place.tab, PICTURES / f"{name}.png", WIDE, 800, scale=0.75)
+
+
+def keep(tab: Tab, target: Path, width: int, height: int, *, scale: float) -> None:
+    """Write the upper part of a page as a PNG of 128 colours."""
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": scale}
+    with Image.open(io.BytesIO(tab.picture(captureBeyondViewport=True, clip=clip))) as shot:
+        shot.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.foreign_imports import require_registered
 from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.isaaclab.renames import as_asked
+from simyard.runner.isaaclab.viewer import viewed
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, get_library
 from simyard.runner.rl.base import with_methods
@@ -202,12 +203,8 @@ class IsaacLab(Adapter):
         in_api = facts.flavor == "api" and job.kind != "rollout"  # that one registers its task later
         if in_api and job.kind == "train":
             get_library(job.library).begin_training()
-        if attempt.view:
-            from simyard.runner.isaaclab.viewer import viewed
-        else:
-            viewed = nullcontext
         with (
-            viewed(),
+            viewed() if attempt.view else nullcontext(),
             compilations_told(),
             agent_files.used(attempt.job, lambda file: paths.inputs / file.name if in_api else None) as job,
         ):

@@ -15,7 +15,7 @@ LOOPBACK = "127.0.0.1"
 PORT = 8080
 """The first port that it tries; one that is taken gives way to the next."""
 MOST_ENVS = 64
-"""Environments that are drawn, the first ones: a browser has enough of them."""
+"""Environments that are drawn, those around the origin, where the camera is: a browser has enough of them."""
 FRAME_S = 1 / 30
 """Seconds between two frames: the simulation goes faster than anybody looks."""
 
@@ -36,6 +36,9 @@ def viewed() -> Iterator[None]:
         drawn = 0.0
 
         def initialize(self, scene_data_provider: Any) -> None:
+            if (scene := SimulationContext.instance()._interactive_scene) is not None:
+                nearest = scene.env_origins[:, :2].norm(dim=1).argsort()[:MOST_ENVS]
+                self.cfg.visible_env_indices = sorted(nearest.tolist())
             super().initialize(scene_data_provider)
             self.cfg.port = self._viewer._server.get_port()  # the next simulation's too
             say_viewer(f"http://{LOOPBACK}:{self.cfg.port}")
@@ -50,7 +53,7 @@ def viewed() -> Iterator[None]:
             server.gui.set_panel_label("simyard")
             self._viewer._live_plots_folder = server.gui.add_folder("Live Plots", expand_by_default=False)
 
-    # The first environments, since a draw would take a number from the generator that the task draws from.
+    # Never a draw of environments: it would take numbers from the generator that the task draws from.
     cfg = ViserVisualizerCfg(
         class_type=Viewer, bind_address=LOOPBACK, port=PORT, verbose=False, max_visible_envs=MOST_ENVS,
         randomly_sample_visible_envs=False,

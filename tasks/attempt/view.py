@@ -36,14 +36,17 @@ def require_viewer(spec: JobSpec, pool: str | None, machine: MachineSettings) ->
             code="no_view",
             advice="Leave --view, or set computeConfig.gpusPerNode=1.",
         )
-    asked = subprocess.run(
-        [machine.python, "-c", _LOOK], env=machine.workload_env(), stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=_LOOK_S, check=False,
-    )  # fmt: skip
-    if asked.returncode:
-        why = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+    try:
+        asked = subprocess.run(
+            [machine.python, "-c", _LOOK], env=machine.workload_env(), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=_LOOK_S, check=False,
+        )  # fmt: skip
+        problem = asked.stderr.strip().splitlines()[-1] if asked.returncode else None
+    except (OSError, subprocess.TimeoutExpired, IndexError) as error:
+        problem = str(error) or "it ended without a word"
+    if problem is not None:
         raise RequestError(
-            f"--view needs viser 1 in the simulator's Python, {machine.python!r}: {why}",
+            f"--view needs viser 1 in the simulator's Python, {machine.python!r}: {problem}",
             code="viewer_absent",
             advice="Install it there: pip install 'simyard[view]', or pip install 'viser>=1.0.16' 'rich<15'.",
         )

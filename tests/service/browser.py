@@ -1,5 +1,6 @@
 """A real browser, driven by its own protocol."""
 
+import base64
 import itertools
 import json
 import os
@@ -42,16 +43,22 @@ class Tab:
             self.complaints.append(json.dumps(told["params"]["exceptionDetails"]))
 
     def open(self, url: str, width: int, *, dark: bool = False) -> None:
-        """Load a page in a window of this width."""
+        """Load one of our pages in a window of this width."""
+        self.visit(url, width, "document.querySelector('main')", dark=dark)
+
+    def visit(self, url: str, width: int, sign: str, *, dark: bool = False) -> None:
+        """Load any page, until an expression says that it is there."""
         for domain in ("Page", "Log", "Runtime"):
             self(f"{domain}.enable")
         self("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
         self("Page.navigate", url=url)
-        wait_until(
-            lambda: self.js("document.readyState === 'complete' && !!document.querySelector('main')"), HANG_S, url
-        )
+        wait_until(lambda: self.js(f"document.readyState === 'complete' && !!({sign})"), HANG_S, url)
+
+    def picture(self, **given: Any) -> bytes:
+        """Return a picture of the page, as PNG."""
+        return base64.b64decode(self("Page.captureScreenshot", format="png", **given)["data"])
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
@@ -61,13 +68,13 @@ class Tab:
 
 
 @contextmanager
-def browsing(home: Path) -> Iterator[Tab]:
+def browsing(home: Path, *flags: str) -> Iterator[Tab]:
     """Yield a tab of a browser that has a profile of its own, and no window."""
     assert CHROMIUM is not None
     port = home / "DevToolsActivePort"
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--remote-debugging-port=0", f"--user-data-dir={home}", "about:blank",
+        "--remote-debugging-port=0", f"--user-data-dir={home}", *flags, "about:blank",
     ]  # fmt: skip
     env = {**os.environ, "HOME": str(home)}
     with (home / "browser.log").open("wb") as log:

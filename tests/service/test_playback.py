@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +11,14 @@ import left_jobs
 import numpy as np
 import pytest
 import recorded
+from helpers import Server, make_bucket
+from serving import site
 from test_live_pages import CountingStore
 
 from simyard.core.errors import RequestError
 from simyard.service.job_look import JobLooks
 from simyard.service.playback_page import episode_of, playback_page, rollout_of
+from simyard.store.keys import JobKeys
 from simyard.tasks.pages.playback import MOST_FRAMES, read_episode
 
 
@@ -102,3 +106,46 @@ def test_an_episode_costs_at_most_five_reads_and_is_read_once(tmp_path: Path) ->
     assert view(2) <= 2, "the listings alone"
     with pytest.raises(RequestError, match="no episode 5"):
         view(5)
+
+
+@pytest.mark.long  # an S3 server, a service of its own, and a child process that reads
+def test_a_rollout_in_a_bucket_is_played_as_one_in_a_folder(
+    deployments: Server, s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A rollout larger than what is fetched at once: a camera's pictures, which are noise, do not compress.
+    recorded.rollout(tmp_path / "rollout.zarr", tmp_path)
+    with zipfile.ZipFile(tmp_path / "rollout.zarr", "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr("noise", np.random.default_rng(1).bytes(12_000_000))
+    expected = json.loads(json.dumps(read_episode(tmp_path / "rollout.zarr", episode=2)))
+
+    bucket = make_bucket(s3_server, "played")
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    service = site(tmp_path, deployments, **bucket, SIMYARD_STORE="s3://played/a store")
+    files = {"rollout.zarr": (tmp_path / "rollout.zarr").read_bytes()}
+    summary = {"episodes": 4, "recorded_steps": 1000, "success": {"rate": None}, "return": None, "keys": {}}
+    job_id = left_jobs.leave(service.store, left_jobs.spec("rollout"), files, summary=summary, done=500, total=500)
+    kept = set(Path(tempfile.gettempdir()).glob("simyard-playback-*"))
+    service.start()
+    try:
+        key, data = service.key(), f"/jobs/{job_id}/playback"
+        page = service.call("GET", service.call("GET", f"/v0/jobs/{job_id}", key=key).json["page_url"])
+        assert f"{job_id}/playback?" in page.body.decode()
+        assert b"data-episodes" in service.call("GET", data, key=key).body
+        played_one = service.call("GET", f"{data}/2", key=key)
+        assert (played_one.status, played_one.json) == (200, expected)
+        assert service.call("GET", f"{data}/2").status == 401
+        beyond = service.call("GET", f"{data}/5", key=key)
+        assert (beyond.status, beyond.json["code"]) == (404, "no_such_episode")
+        assert set(Path(tempfile.gettempdir()).glob("simyard-playback-*")) <= kept, "what was fetched is gone"
+
+        # One whose bytes in the bucket are cut off is refused; one that is gone has nothing to play.
+        name = JobKeys(job_id).artifact("rollout.zarr")
+        service.store.put_bytes(name, files["rollout.zarr"][:-1000])
+        cut = service.call("GET", f"{data}/1", key=key)
+        assert (cut.status, cut.json["code"]) == (404, "no_playback"), cut.body
+        service.store.delete(name)
+        gone = service.call("GET", f"{data}/1", key=key)
+        assert (gone.status, gone.json["code"]) == (404, "no_rollout"), gone.body
+    finally:
+        service.stop()
