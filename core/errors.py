@@ -72,6 +72,8 @@ class SimyardError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.is_told = False
+        """Whether a log has it."""
 
     def __str__(self) -> str:
         advice = f" {self.failure.advice}" if self.failure.advice else ""

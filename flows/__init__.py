@@ -1,7 +1,9 @@
 """Prefect flows; a process that imports one runs it, and keeps what it knows and writes to itself from here on."""
 
+import logging
 from functools import partial
 
+from simyard.core.errors import SimyardError
 from simyard.core.process import keep_private
 
 keep_private()  # before Prefect writes anything
@@ -15,3 +17,20 @@ def _let_flows_end() -> None:
 
 
 _let_flows_end()
+
+
+class _Plainly(logging.Filter):
+    """Puts message and advice of a known failure in place of its traceback, once; a bug keeps its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is shown, which has no traceback any more."""
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if not isinstance(error, SimyardError):
+            return True
+        record.msg, record.args, record.exc_info = str(error), (), None
+        is_told, error.is_told = error.is_told, True  # the same error passes the task, the flow and the engine
+        return not is_told
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+    logging.getLogger(_name).addFilter(_Plainly())

@@ -20,7 +20,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.futures import wait
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
@@ -30,6 +29,7 @@ from simyard.core.run_records import RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows import notices
 from simyard.flows.driving import observing, through_outages
+from simyard.flows.endings import ended
 from simyard.flows.stages import ENDING_S, PLAIN, RETRYING, sharing, untagged, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
@@ -207,9 +207,5 @@ def report(run_id: str, store: str) -> None:
     create_link_artifact(opened.url(run.prefix), key=f"{key}-store", link_text="The run's files")
 
 
-_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
-
-
 def _ending(result: RunResult) -> State[dict[str, Any]]:
-    message = result.error.message if result.error else record.summary(result)
-    return _STATES[result.status](message=message, data=result.to_json())
+    return ended(result.status, result.to_json(), record.summary(result), result.error)

@@ -14,13 +14,13 @@ from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, StoreError
-from simyard.core.records import JobResult
+from simyard.core.records import Ended, JobResult
 from simyard.core.run_records import PolicyRecord, PromotionDecision
 from simyard.flows import notices, stages
+from simyard.flows.endings import ended
 from simyard.flows.evaluate import evaluate
 from simyard.flows.stages import RETRYING
 from simyard.flows.train import train
@@ -60,8 +60,8 @@ def retrain(
 
     message = f"{decision.decision.replace('_', ' ')}: {decision.why}"
     error = decision.error
-    state = Completed if error is None else Cancelled if error.category is Category.CANCELED else Failed
-    return state(message=message, data=decision.to_json())
+    status: Ended = "succeeded" if error is None else "canceled" if error.category is Category.CANCELED else "failed"
+    return ended(status, decision.to_json(), message)
 
 
 def _retrain(

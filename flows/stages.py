@@ -25,7 +25,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
@@ -33,6 +32,7 @@ from simyard.core.records import Estimate, JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
 from simyard.flows import notices
+from simyard.flows.endings import ended
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
@@ -149,16 +149,12 @@ def untagged() -> TagsContext:
     return TagsContext(current_tags=set())
 
 
-_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
-
-
 def ending(known: JobState) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
-    error = known.error
-    message = f"{error.message} {error.advice}" if error else f"{known.done} {known.unit}s"
-    if known.status not in _STATES:
-        message = f"This idempotency key stands for {known.job_id}, which is {known.status}."
-    return _STATES.get(known.status, Completed)(message=message, data=known.to_json())
+    if isinstance(known, JobResult):
+        return ended(known.status, known.to_json(), f"{known.done} {known.unit}s", known.error)
+    said = f"This idempotency key stands for {known.job_id}, which is {known.status}."
+    return ended("succeeded", known.to_json(), said)
 
 
 # --- the caller's own simulators and callbacks ------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
@@ -31,6 +30,7 @@ from simyard.core.records import JobResult
 from simyard.core.sweep_records import SeedRun, SweepResult
 from simyard.flows import notices, stages
 from simyard.flows.driving import observing, through_outages
+from simyard.flows.endings import ended
 from simyard.flows.stages import ENDING_S, PLAIN, RETRYING, sharing, untagged
 from simyard.requests.settings import MachineSettings
 from simyard.requests.sweeps import SweepRequest
@@ -175,9 +175,5 @@ def report(sweep_id: str, store: str) -> None:
     create_link_artifact(opened.url(sweep_keys.prefix), key=f"{key}-store", link_text="The sweep's files")
 
 
-_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
-
-
 def _ending(result: SweepResult) -> State[dict[str, Any]]:
-    message = result.error.message if result.error else record.summary(result)
-    return _STATES[result.status](message=message, data=result.to_json())
+    return ended(result.status, result.to_json(), record.summary(result), result.error)

@@ -7,11 +7,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.records import JobState
 from simyard.flows import stages
+from simyard.flows.endings import ended
 from simyard.flows.export_policy import export_trained
 from simyard.flows.stages import drive, ending, run_request
 from simyard.requests.jobs import TrainRequest
@@ -64,5 +64,5 @@ def _with_export(state: JobState, store: str, pool: str | None) -> State[dict[st
         if training.training_config.export_policy:
             problem = export_trained(training, spec.job_id, store, pool)
             if problem is not None:
-                return Failed(message=f"The policy was trained; its export ended as {problem}", data=state.to_json())
+                return ended("failed", state.to_json(), f"The policy was trained; its export ended as {problem}")
     return ending(state)

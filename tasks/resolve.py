@@ -223,11 +223,11 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     common = replace(common, spec=_evaluated(common.spec, request))
     if request.stages:
         return _in_stages(request, common, store, base)
-    resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
+    earlier = load_spec(store, request.resume.from_job) if request.resume and request.resume.from_job else None
+    resume, local = _resume(request.resume, earlier, store, base, library.name) if request.resume else (None, None)
     iterations = request.training_config.max_iterations
     spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
-    if request.resume and request.resume.from_job:
-        earlier = load_spec(store, request.resume.from_job)
+    if earlier is not None:
         if resume and resume.stages:
             earlier = as_in(resume.stages, earlier)
         if spec.agent is None and spec.agent_config is None:
@@ -270,7 +270,8 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
         order: str | None = None
         if isinstance(start, StageStart):
             source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
-            point, local = _resume(source, store, base, library)
+            earlier = load_spec(store, start.job) if start.job else None
+            point, local = _resume(source, earlier, store, base, library)
             assert point is not None
             if local:
                 inputs.append(local)
@@ -435,16 +436,16 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     return Resolved(spec, (*common.inputs, *local))
 
 
-def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint | None, LocalInput | None]:
-    if resume.checkpoint is None and resume.from_job is None:
-        return None, None
+def _resume(
+    resume: Resume, earlier: JobSpec | None, store: Store, base: Path, library: str
+) -> tuple[ResumePoint | None, LocalInput | None]:
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
         named = get_library(library).iteration_in_name(found.path.name) or 0
         iteration = named if resume.iteration is None else resume.iteration
         return ResumePoint(checkpoint=found.file, iteration=iteration), found
-    assert resume.from_job is not None
-    earlier = load_spec(store, resume.from_job)
+    if earlier is None:
+        return None, None
     if earlier.library != library:
         raise RequestError(
             f"resume.from_job: {resume.from_job!r} trained with {earlier.library!r}, this job with {library!r}.",

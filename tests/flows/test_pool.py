@@ -247,6 +247,36 @@ def test_cancel_withdraws_an_attempt_that_waits_for_a_worker(
     assert api.state(run["id"])["type"] == "CANCELLED"
 
 
+@pytest.mark.long  # two jobs more; every flow ends by the same function, and every log has the same filter
+@pytest.mark.parametrize("in_pool", [False, True], ids=["in the flow's process", "in a pool"])
+def test_the_log_of_a_failed_job_says_what_failed_and_what_to_do_without_a_traceback(
+    deployed: Server, real_pool: Pool, scenario_pool: Pool, store: Path, api: Api, in_pool: bool
+) -> None:
+    request = {**CONFIG, "description": "crash at 2", "retries": 0}
+    pool = scenario_pool.name if in_pool else None
+    run_id = api.start("train/train", {"request": request, "store": str(store), "pool": pool}, SCENARIO)
+    state, job = api.final_state(run_id, HANG_S), job_of(store)
+    error = json.loads((job / "result.json").read_text())["error"]
+    said = f"{error['message']} {error['advice']}"
+    assert error["advice"] and (state["type"], state["message"]) == ("FAILED", said)
+    runs = [run_id, *(run["id"] for run in api.runs_of(job.name))]
+    assert len(runs) == 1 + in_pool
+
+    def log(run_id: str) -> str:
+        found = api(
+            "/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        )
+        return "\n".join(entry["message"] for entry in found)
+
+    # Prefect sends logs in the background, and the last of them after the run's final state.
+    for run in runs:
+        wait_until(lambda run=run: "Finished in state Failed(" in log(run), HANG_S, "the end of the log")
+        assert f"\n{said}\n" in log(run), "in a line of its own"
+        told = log(run).partition("Finished in state")
+        assert "Engine execution" not in told[2] and "Unexpected result" not in told[2]
+        assert "Traceback (most recent call last)" not in log(run)
+
+
 @pytest.mark.long  # a job more in a pool; test_a_cancel_in_the_store… and the cancels by command end one likewise
 def test_canceling_the_flow_run_ends_a_job_in_the_worker(
     deployed: Server, real_pool: Pool, simyard: CommandLine, store: Path, api: Api
