@@ -123,7 +123,8 @@ def test_a_rollout_in_a_bucket_is_played_as_one_in_a_folder(
         monkeypatch.setenv(name, value)
     service = site(tmp_path, deployments, **bucket, SIMYARD_STORE="s3://played/a store")
     files = {"rollout.zarr": (tmp_path / "rollout.zarr").read_bytes()}
-    summary = {"episodes": 4, "recorded_steps": 1000, "success": {"rate": None}, "return": None, "keys": {}}
+    success = {"rate": None, "interval_95": None}
+    summary = {"episodes": 4, "recorded_steps": 1000, "success": success, "return": None, "keys": {}}
     job_id = left_jobs.leave(service.store, left_jobs.spec("rollout"), files, summary=summary, done=500, total=500)
     kept = set(Path(tempfile.gettempdir()).glob("simyard-playback-*"))
     service.start()
