@@ -144,7 +144,8 @@ def test_a_rollout_in_a_bucket_is_played_as_one_in_a_folder(
         name = JobKeys(job_id).artifact("rollout.zarr")
         service.store.put_bytes(name, files["rollout.zarr"][:-1000])
         cut = service.call("GET", f"{data}/1", key=key)
-        assert (cut.status, cut.json["code"]) == (404, "no_playback"), cut.body
+        assert (cut.status, cut.json["code"]) == (400, "no_playback"), cut.body
+        assert "simyard-playback-" not in cut.json["detail"], "no path of the service's machine"
         service.store.delete(name)
         gone = service.call("GET", f"{data}/1", key=key)
         assert (gone.status, gone.json["code"]) == (404, "no_rollout"), gone.body
