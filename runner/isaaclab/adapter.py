@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -202,12 +202,13 @@ class IsaacLab(Adapter):
         in_api = facts.flavor == "api" and job.kind != "rollout"  # that one registers its task later
         if in_api and job.kind == "train":
             get_library(job.library).begin_training()
+        view: AbstractContextManager[None] = nullcontext()
         if attempt.view:
             from simyard.runner.isaaclab.viewer import viewed
-        else:
-            viewed = nullcontext
+
+            view = viewed()
         with (
-            viewed(),
+            view,
             compilations_told(),
             agent_files.used(attempt.job, lambda file: paths.inputs / file.name if in_api else None) as job,
         ):
