@@ -516,7 +516,7 @@ class AttemptSpec(Wire):
     """The checkpoint to take up, or None to start from scratch."""
     world: World | None = None
     """Rendezvous of its ranks; None for a workload of one process."""
-    view: bool = field(default=False, metadata=ABSENT)
+    view: bool = False
     """Whether its simulation is shown while it runs, on this machine's loopback."""
 
     @property

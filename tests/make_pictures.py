@@ -104,23 +104,19 @@ def placed(folder: Path) -> Iterator[Place]:
 
 
 def jobs(place: Place) -> None:
-    """A training and its evaluation, another training and its evaluation, and the four side by side."""
-    store, trained, evaluated = place.service.store, list[str](), list[str]()
-    for more in ([], ["seed=7", "maxIterations=30"]):
-        training = place.simyard("train", EXAMPLES / "cartpole-training-config.json", *more)
-        trained.append(training["job_id"])
-        config = EXAMPLES / "cartpole-evaluation-config.json"
-        evaluated.append(place.simyard("evaluate", config, "--job", trained[-1])["job_id"])
+    """A training and its evaluation, and another training beside it."""
+    store, config = place.service.store, EXAMPLES / "cartpole-training-config.json"
+    trained = [place.simyard("train", config, *more)["job_id"] for more in ([], ["seed=7", "maxIterations=30"])]
+    evaluation = EXAMPLES / "cartpole-evaluation-config.json"
+    evaluated = place.simyard("evaluate", evaluation, "--job", trained[0])["job_id"]
     store.get_file(JobKeys(trained[0]).artifact("curves.png"), PICTURES / "curves.png")
-    videos = store.list(JobKeys(evaluated[0]).artifact("videos/"))
+    videos = store.list(JobKeys(evaluated).artifact("videos/"))
     store.get_file(next(one.key for one in videos if one.key.endswith(".mp4")), place.folder / "film.mp4")
     as_gif(place.folder / "film.mp4", PICTURES / "film.gif")
-    for job_id, name in ((trained[0], "job-page"), (evaluated[0], "evaluation-page")):
+    for job_id, name in ((trained[0], "job-page"), (evaluated, "evaluation-page")):
         shown(place, place.page(f"/v0/jobs/{job_id}"), name)
-    token = place.page("/v1/home").partition("?")[2]
-    for pair, name in ((trained, "compare-trainings"), (evaluated, "compare")):
-        chosen = "&".join(f"job={job_id}" for job_id in pair)
-        shown(place, f"{place.service.url}/compare?{chosen}&{token}", name)
+    chosen, token = "&".join(f"job={job_id}" for job_id in trained), place.page("/v1/home").partition("?")[2]
+    shown(place, f"{place.service.url}/compare?{chosen}&{token}", "compare")
 
     # A job's run as Prefect shows it: its tasks in time, and what they said.
     asked = {"flow_runs": {"tags": {"all_": [trained[0]]}}}

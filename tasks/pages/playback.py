@@ -97,7 +97,7 @@ def read_episode(path: Path, *, episode: int) -> dict[str, Any]:
             return _episode(root, episode)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise RequestError(
-            f"{ROLLOUT.name} cannot be played: {error}",
+            f"{ROLLOUT.name} cannot be played: {error}".replace(str(path), path.name),  # where it lies is ours alone
             code="no_playback",
             advice="Episodes are played that simyard's recorder has written; see docs/rollouts.md.",
         ) from error

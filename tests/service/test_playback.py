@@ -123,7 +123,8 @@ def test_a_rollout_in_a_bucket_is_played_as_one_in_a_folder(
         monkeypatch.setenv(name, value)
     service = site(tmp_path, deployments, **bucket, SIMYARD_STORE="s3://played/a store")
     files = {"rollout.zarr": (tmp_path / "rollout.zarr").read_bytes()}
-    summary = {"episodes": 4, "recorded_steps": 1000, "success": {"rate": None}, "return": None, "keys": {}}
+    success = {"rate": None, "interval_95": None}
+    summary = {"episodes": 4, "recorded_steps": 1000, "success": success, "return": None, "keys": {}}
     job_id = left_jobs.leave(service.store, left_jobs.spec("rollout"), files, summary=summary, done=500, total=500)
     kept = set(Path(tempfile.gettempdir()).glob("simyard-playback-*"))
     service.start()
@@ -143,7 +144,8 @@ def test_a_rollout_in_a_bucket_is_played_as_one_in_a_folder(
         name = JobKeys(job_id).artifact("rollout.zarr")
         service.store.put_bytes(name, files["rollout.zarr"][:-1000])
         cut = service.call("GET", f"{data}/1", key=key)
-        assert (cut.status, cut.json["code"]) == (404, "no_playback"), cut.body
+        assert (cut.status, cut.json["code"]) == (400, "no_playback"), cut.body
+        assert "simyard-playback-" not in cut.json["detail"], "no path of the service's machine"
         service.store.delete(name)
         gone = service.call("GET", f"{data}/1", key=key)
         assert (gone.status, gone.json["code"]) == (404, "no_rollout"), gone.body

@@ -28,15 +28,22 @@ def machine(tmp_path: Path) -> MachineSettings:
     return MachineSettings(home=tmp_path, store=str(tmp_path / "store"), python=sys.executable)
 
 
-def test_what_cannot_be_shown_is_refused_with_the_reason(machine: MachineSettings, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_refused_with_the_reason(machine: MachineSettings) -> None:
     job = left_jobs.spec()
-    require_viewer(job, None, machine)
     code, said = refusal(job, machine, pool="gpus")
     assert code == "no_view" and "'gpus'" in said
     code, said = refusal(replace(job, gpus=4), machine)
     assert code == "no_view" and "4 of them" in said
+    refuse_without_viewer(FACTS)
+    for facts in (replace(FACTS, kit=True), replace(FACTS, flavor="scripts", version="2.3.0")):
+        with pytest.raises(RequestError, match=r"Kit, Isaac Sim's app|Isaac Lab 2\.3\.0"):
+            refuse_without_viewer(facts)
 
-    # Another Python, which has no viser.
+
+@pytest.mark.long  # starts a few Pythons
+def test_a_python_without_viser_is_refused(machine: MachineSettings, tmp_path: Path) -> None:
+    job = left_jobs.spec()
+    require_viewer(job, None, machine)
     (bare := tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
     code, said = refusal(job, replace(machine, python=str(bare)))
@@ -44,15 +51,12 @@ def test_what_cannot_be_shown_is_refused_with_the_reason(machine: MachineSetting
     code, _ = refusal(job, replace(machine, python=str(tmp_path / "none")))
     assert code == "viewer_absent"
 
-    refuse_without_viewer(FACTS)
-    for facts in (replace(FACTS, kit=True), replace(FACTS, flavor="scripts", version="2.3.0")):
-        with pytest.raises(RequestError, match=r"Kit, Isaac Sim's app|Isaac Lab 2\.3\.0"):
-            refuse_without_viewer(facts)
-
 
 def test_a_job_knows_nothing_of_its_viewer() -> None:
-    assert "view" not in AttemptSpec(job=left_jobs.spec(), number=1).to_json()
     assert "view" not in left_jobs.spec().to_json()
+    earlier = AttemptSpec(job=left_jobs.spec(), number=1).to_json()
+    del earlier["view"]  # as a version before it wrote one
+    assert not AttemptSpec.from_json(earlier).view
 
 
 @pytest.mark.parametrize(
