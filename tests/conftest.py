@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,20 @@ def s3_server():
     Its port is ephemeral: the system gives one that is free. With a fixed port two test runs on one machine would
     meet in the same server, and the second to start would fail, or read what the first had written.
     """
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
+
+    # S3 looks for an object and writes it in one step; moto's threads may come between the two.
+    writing, put_object = threading.Lock(), S3Response.put_object
+
+    def put_in_one_step(response: S3Response) -> object:
+        with writing if "If-None-Match" in response.headers else nullcontext():
+            return put_object(response)
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request buries what a failed test says
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_in_one_step)
         patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "100")  # short pages, so that a listing of a few hundred has several
         server.start()
         host, port = server.get_host_and_port()

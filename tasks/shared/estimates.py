@@ -141,9 +141,9 @@ def in_sum(parts: Sequence[tuple[Estimate, int]], side_by_side: int = 1, *, of: 
     more = f"; and {len(hows) - 3} more" if len(hows) > 3 else ""
     how = f"the sum of {of}: {'; '.join(hows[:3])}{more}"
     how += f"; {side_by_side} at once" if side_by_side > 1 else ""
-    if unknown := dict.fromkeys(part.how for part, times in parts if part.seconds is None and times):
+    if any(part.seconds is None and times for part, times in parts):
         gpu_free = all(part.gpu_seconds == 0 for part, times in parts if times)
-        return known(None, 0.0 if gpu_free else None, rate, how=" ".join(unknown))
+        return known(None, 0.0 if gpu_free else None, rate, how=how)
     # The longest part bounds it from below, however many are done at once.
     seconds = sum((part.seconds or 0.0) * times for part, times in parts) / side_by_side
     longest = max((part.seconds or 0.0 for part, times in parts if times), default=0.0)
