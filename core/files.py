@@ -250,23 +250,27 @@ def _try(path: Path) -> BufferedRandom | None:
 
 HELD = ".held"
 """File in a folder that is one process's own: held for as long as the process lives, however it ends."""
+NEW_MARK_S = 1.0
+"""Seconds in which a process that makes a folder its own names the mark; one killed in between leaves it unnamed."""
 
 
 def own(folder: Path) -> BufferedRandom:
     """Make a folder this process's own, until it dies or closes what is returned; `sweep` removes it after that."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{HELD}-{uuid.uuid4().hex}"  # `sweep` sees it once it is held, not before
-    mark = _try(beside)
-    assert mark is not None, f"{folder} belongs to another process"
+    beside, mark = folder / f"{HELD}-{uuid.uuid4().hex}", None  # `sweep` sees it once it is held, or left
+    while mark is None:  # once more where this process stood still and `sweep` took it for a dead one
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            mark = _try(beside)
     beside.rename(folder / HELD)
     return mark
 
 
 def sweep(parent: Path, pattern: str) -> None:
     """Remove the folders that were the own ones of processes which were killed; those of other users stay."""
-    for mark in parent.glob(f"{pattern}/{HELD}"):
+    for mark in parent.glob(f"{pattern}/{HELD}*"):
         with suppress(OSError):
-            if mark.parent.lstat().st_uid == os.getuid():
+            is_new = mark.name != HELD and time.time() - mark.lstat().st_mtime < NEW_MARK_S
+            if mark.parent.lstat().st_uid == os.getuid() and not is_new:
                 with held(mark) as file:
                     if file is not None:
                         shutil.rmtree(mark.parent, ignore_errors=True)

@@ -51,6 +51,7 @@ from simyard.runner.isaaclab.lookup import overrides_under
 from simyard.runner.isaaclab.physics import ENGINES, is_selector
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl.base import Policy
+from simyard.runner.rl.inference import single_precision
 from simyard.runner.rl.networks import OBSERVATIONS, Network
 
 LONG_RUN_ENVS = 4
@@ -168,7 +169,7 @@ class _Export:
     def _trace(self) -> _Traced:
         """Play the policy as it was trained, and write formats and contract while its environment stands."""
         output, checkpoint = self.paths.output, self.policy.checkpoint
-        with self._open(change=self._write_model) as (env, actor):
+        with single_precision(), self._open(change=self._write_model) as (env, actor):
             network = actor.network()
             pairs, states = PairRecorder(env, network), StateRecorder(env)
             self._begin(f"playing {self.wanted.num_episodes} episodes")

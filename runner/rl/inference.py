@@ -77,3 +77,23 @@ def undisturbed(device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         cudnn.allow_tf32, cudnn.benchmark = convolutions
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Have a policy compute in single precision, as exported files do.
+
+    torch lets a GPU convolve in TF32, which keeps ten bits of a fraction, and rl_games has it multiply so: a policy
+    that sees images then differs from its own export by 1e-4 and more.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])

@@ -1,5 +1,6 @@
 """Folders that are one process's own: kept while it lives, removed by the next to come after it was killed."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -73,6 +74,23 @@ def test_folders_without_the_mark_are_nobodys_to_remove(tmp, tmp_path):
         assert others.exists()
     assert (tmp_path / "work" / "job-1" / "001-77").exists()
     assert lasting_scratch("input").exists()
+
+
+def test_one_killed_before_its_mark_has_its_name_leaves_nothing_either(tmp):
+    """The mark is written beside its name first; a kill in between is possible, and was seen."""
+    left = tmp / "simyard-persist-abc"
+    left.mkdir()
+    unnamed = left / f"{HELD}-0123"
+    unnamed.touch()
+    sweep(tmp, "*")
+    assert left.exists(), "its process may be about to name it"
+    os.utime(unnamed, (0, 0))
+    with unnamed.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(tmp, "*")
+        assert left.exists(), "its process lives"
+    sweep(tmp, "*")
+    assert not left.exists()
 
 
 def test_folders_that_begin_and_end_at_once_are_not_taken_for_a_dead_ones() -> None:
