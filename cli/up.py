@@ -6,6 +6,7 @@ import base64
 import fcntl
 import os
 import platform
+import shlex
 import signal
 import socket
 import sys
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from simyard.cli import flow_stub
+from simyard.cli.flow_stub import ADDRESS
 from simyard.cli.live import LiveLine
 from simyard.cli.prefect_server import ADVICE, own_server, why_open
 from simyard.cli.processes import Child, Children
@@ -36,7 +39,7 @@ ASK_S = 2.0
 """Seconds for one question about somebody's health."""
 _OURS = f"simyard-up-{platform.node()}-"
 """Prefix of our workers' names on this machine; Prefect takes those that died for alive a while longer."""
-_PREFECT = [sys.executable, "-m", "simyard.core.process", "prefect"]
+_PRIVATELY = [sys.executable, "-m", "simyard.core.process"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,15 @@ def _start(
     elif danger := why_open(url):
         live.say(f"warning: {danger}. {ADVICE}")
 
-    # The API and the worker; the deployments are sent while the API imports what it needs.
+    # The API and the worker; the deployments are sent while the API imports what it needs. A server of our own has no
+    # workers on other machines, so that its flow runs may begin in the flow host of this one.
+    variables, flow_host = {}, None
+    if not given:
+        env[ADDRESS] = str(machine.home / "up" / "flow-host")
+        variables = {"command": shlex.join([sys.executable, "-S", flow_stub.__file__])}
+        command = [*_PRIVATELY, "simyard.cli.flow_host", env[ADDRESS]]
+        # numpy may not have threads that a fork would lose
+        flow_host = Child("Flow host", command, env | {"OPENBLAS_NUM_THREADS": "1"}, lambda: True)
     service = Child(
         "API", [sys.executable, "-m", "simyard.service", "--host", plan.host, "--port", str(plan.port)], env,
         lambda: _answers(f"{_address(plan)}/readyz"),
@@ -138,8 +149,10 @@ def _start(
 
     settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}
     with temporary_settings(settings), get_client(sync_client=True) as client:
-        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", stop))
+        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", stop), variables)
     if worker is not None:
+        if flow_host is not None:
+            children.start(flow_host)
         children.start(worker)
     for child in filter(None, (worker, service)):
         bring_up(child)
@@ -162,7 +175,8 @@ def _start(
 def _worker(plan: Plan, env: dict[str, str], has_worker: Callable[[Callable[[str], bool]], bool]) -> Child:
     own = f"{_OURS}{os.getpid()}"
     command = [
-        *_PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", own, "--limit", str(plan.jobs),
+        *_PRIVATELY, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", own,
+        "--limit", str(plan.jobs),
     ]  # fmt: skip
     healthy = partial(has_worker, lambda name: name == own)
     return Child("Worker", command, env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, healthy, ends_its_children=False)

@@ -19,7 +19,7 @@ SERVED = {
     "prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman", "flow_host": "prefect"
 }  # fmt: skip
 """Fixtures that start servers or engines, each with the group of the tests that use it."""
-GROUPS = ("sim", "flows", "prefect", "service", "podman")
+GROUPS = ("sim", "flows", "prefect", "player", "service", "podman")
 """The groups that take longest, which begin first. Any other test is grouped with its file."""
 
 
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif group or "waiting" in fixtures:  # simulators that are played
             item.add_marker("system")
         if item.get_closest_marker("sim"):
-            group = "sim"
+            group = "sim" if "yard" in fixtures else "player"  # two simulators, side by side: they are the longest way
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group or str(path)))
         in_process = not (item.get_closest_marker("sim") or item.get_closest_marker("system"))

@@ -108,6 +108,7 @@ class Command:
         self._said = connection.makefile()
         self._connection = connection
         self.pid = int(self._said.readline())
+        connection.sendall(b"go\n")
 
     def poll(self) -> int | None:
         with suppress(subprocess.TimeoutExpired):

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import stat
 import urllib.error
@@ -117,6 +118,8 @@ def test_a_job_runs(site: Site) -> None:
     job = site.wait_for(job_id, "succeeded", "failed")
     assert (job["status"], job["done"], job["attempt_count"]) == ("succeeded", 4, 1)
     assert "artifact_manifest.json" in {entry["name"] for entry in job["artifacts"]}
+    began = re.findall(r"process \d+ begins flow run (\S+)", (site.home / "up" / "flow-host.log").read_text())
+    assert began, "the process of its flow run had imported the flows before it was asked for"
 
 
 @pytest.mark.long  # logs are followed in test_jobs_api.py, a job is canceled in test_whole_session.py
