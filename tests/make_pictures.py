@@ -135,8 +135,8 @@ def sweep(place: Place) -> None:
 def managed(place: Place) -> None:
     """The graph of a managed run of three iterations."""
     config = EXAMPLES / "managed_training" / "cartpole-ppo.json"
-    place.simyard("managed", "start", config, "--wait", "--set", "loop_policy.max_iterations=3")
-    found = place.prefect("flow_runs/filter", {"flows": {"name": {"any_": ["managed-training"]}}})
+    done = place.simyard("managed", "start", config, "--wait", "--set", "loop_policy.max_iterations=3")
+    found = place.prefect("flow_runs/filter", {"flow_runs": {"tags": {"all_": [done["run_id"]]}}})
     graph(place, found[0]["id"], "managed-run")
 
 
